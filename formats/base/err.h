@@ -1,0 +1,44 @@
+/* Errors: a plain value owned by the caller, carrying the path that led to it.
+ *
+ * A function that can fail returns bool, true for success, and takes struct
+ * err *e last. err_set and its kin return false, so that `return err_set(...)`
+ * reads as one thought. Messages: lower case, what is wrong first, the subject
+ * in 'quotes', both numbers. A NULL e is allowed and swallows the message. */
+#ifndef FORMATS_BASE_ERR_H
+#define FORMATS_BASE_ERR_H
+
+#include <stdbool.h>
+
+#define CHECKED __attribute__((warn_unused_result))
+#define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
+
+enum err_code {
+    ERR_NONE = 0,
+    ERR_USAGE,       /* the command line is wrong               exit 2 */
+    ERR_FORMAT,      /* the input is malformed                  exit 3 */
+    ERR_UNSUPPORTED, /* well-formed, but nothing we can do      exit 3 */
+    ERR_LIMIT,       /* a size from a file passes a named limit exit 3 */
+    ERR_IO,          /* the system refused                      exit 4 */
+    ERR_CANCELLED,   /* a signal; the caller re-raises it              */
+};
+
+struct err {
+    enum err_code code; /* for deciding: exit status, retry, skip */
+    int sys;            /* errno, when the system refused */
+    char text[480];     /* for reading: outermost context first; always ends in NUL */
+};
+
+/* Sets code and text; always returns false. A text that does not fit is cut
+ * at the end with "...". */
+bool err_set(struct err *e, enum err_code code, const char *fmt, ...) PRINTF_LIKE(3, 4);
+
+/* The same with ERR_IO and ": strerror(errno)" behind the text. */
+bool err_sys(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* Puts "context: " in front of what is there; always returns false. */
+bool err_in(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* The exit status that belongs to a code: 0, 2, 3 or 4. */
+int err_exit_status(enum err_code code);
+
+#endif
