@@ -1,0 +1,56 @@
+/* A checkpoint: a folder of safetensors shards with an index, a folder with one
+ * file, or one file. Only headers are read at open; data comes by pread. */
+#ifndef FORMATS_CHECKPOINT_H
+#define FORMATS_CHECKPOINT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "formats/base/err.h"
+#include "formats/base/file.h"
+#include "formats/base/map.h"
+#include "formats/base/mem.h"
+#include "formats/tensor.h"
+
+#define CHECKPOINT_CONFIG_BYTES_MAX (16u << 20)
+#define CHECKPOINT_INDEX_BYTES_MAX  (512u << 20)
+#define CHECKPOINT_SHARDS_MAX       10000u
+
+struct shard {
+    const char *name; /* "model-00001-of-00163.safetensors": as the index says, a plain file name */
+    uint64_t bytes;
+    uint64_t data_offset;
+    struct file file; /* open while the checkpoint is (descriptor limit is raised if needed) */
+};
+
+struct checkpoint {
+    struct arena arena;
+    const char *path;   /* as given */
+    const char *dir;    /* the folder that holds it */
+    bool indexed;       /* model.safetensors.index.json was there */
+    struct shard *shards; /* sorted by name */
+    size_t shard_count;
+    struct tensor *tensors; /* sorted by shard, then offset */
+    size_t tensor_count;
+    struct map by_name;     /* name -> index into tensors */
+    char *config;           /* config.json's bytes, NULL when there is none */
+    size_t config_bytes;
+    uint64_t tensor_bytes;  /* sum over tensors */
+    const char **notes;     /* harmless findings in words ("index: total_size 5 is not the 7 that headers say") */
+    size_t note_count;
+};
+
+/* path: a folder, or one .safetensors file (then config.json is looked for beside it).
+ * Refuses, naming shard and tensor: an index that names a file or tensor that is not there, a tensor
+ * not in the index, a tensor in two shards, unsafe file names, an empty folder. Links into a blob
+ * store are followed. Shards of a folder without index: exactly one `model.safetensors`, or exactly
+ * one .safetensors file. */
+bool checkpoint_open(struct checkpoint *c, const char *path, struct err *e) CHECKED;
+const struct tensor *checkpoint_find(const struct checkpoint *c, const char *name); /* NULL: absent */
+/* bytes [offset, offset + bytes) of a tensor; thread-safe. Errors name shard and tensor. */
+bool checkpoint_read(const struct checkpoint *c, const struct tensor *t, uint64_t offset, void *data, size_t bytes,
+                     struct err *e) CHECKED;
+void checkpoint_close(struct checkpoint *c); /* idempotent */
+
+#endif

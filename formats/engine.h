@@ -1,0 +1,30 @@
+/* What serving engines demand of a checkpoint: one table of modules that they
+ * fuse, and the limits of their kernels. Plan, recipe and lint read it. */
+#ifndef FORMATS_ENGINE_H
+#define FORMATS_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "formats/arch.h"
+#include "formats/base/err.h"
+#include "formats/scheme.h"
+#include "formats/weight.h"
+
+/* One weight with the scheme it is to get (or has). */
+struct engine_weight {
+    const struct weight *weight;
+    const struct scheme *scheme;
+};
+
+/* Modules that vLLM and SGLang load as one (q_a + kv_a, gate + up of a dense or shared MLP, all experts of a
+ * layer with their three matrices) must share one scheme. ERR_UNSUPPORTED with both module names, both
+ * schemes and the engines' reason. */
+bool engine_check_fused(const struct engine_weight *w, size_t count, struct err *e) CHECKED;
+
+/* Harmless-looking choices that an engine refuses or runs slowly: reported, one line each, through `say`. */
+void engine_check_limits(const struct engine_weight *w, size_t count, void (*say)(void *ctx, const char *line),
+                         void *ctx);
+
+#endif
