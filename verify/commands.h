@@ -1,0 +1,10 @@
+/* The commands of verify/, for convert/main.c. */
+#ifndef VERIFY_COMMANDS_H
+#define VERIFY_COMMANDS_H
+
+#include "formats/base/command.h"
+
+extern const struct command command_inspect;
+extern const struct command command_diff;
+
+#endif
