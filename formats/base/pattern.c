@@ -31,6 +31,12 @@ static void start(void)
     atexit(end);
 }
 
+/* The engine would read past the end of text that ends inside a character. */
+static bool is_valid(const OnigUChar *text, const OnigUChar *end_of_text)
+{
+    return ONIGENC_IS_VALID_MBC_STRING(ONIG_ENCODING_UTF8, text, end_of_text);
+}
+
 bool pattern_compile(struct pattern *p, const char *regex, struct err *e)
 {
     const OnigUChar *text = (const OnigUChar *)regex, *text_end = text + strlen(regex);
@@ -41,7 +47,7 @@ bool pattern_compile(struct pattern *p, const char *regex, struct err *e)
     p->re = NULL;
     pthread_once(&once, start);
     assert(start_result == ONIG_NORMAL);
-    if (!ONIGENC_IS_VALID_MBC_STRING(ONIG_ENCODING_UTF8, text, text_end))
+    if (!is_valid(text, text_end))
         return err_set(e, ERR_FORMAT, "pattern '%s' is not UTF-8", regex);
     int result = onig_new(&re, text, text_end, ONIG_OPTION_NONE, ONIG_ENCODING_UTF8, ONIG_SYNTAX_PYTHON, &info);
     if (result != ONIG_NORMAL) {
@@ -50,12 +56,6 @@ bool pattern_compile(struct pattern *p, const char *regex, struct err *e)
     }
     p->re = re;
     return true;
-}
-
-/* Text that is not UTF-8 never matches: the engine would read past its end. */
-static bool is_valid(const OnigUChar *text, const OnigUChar *end_of_text)
-{
-    return ONIGENC_IS_VALID_MBC_STRING(ONIG_ENCODING_UTF8, text, end_of_text);
 }
 
 bool pattern_match(const struct pattern *p, const char *text)
