@@ -56,8 +56,12 @@ for command in $commands; do
     result "$command is in quern(1)" "$(grep -q "^\.It .*Xr quern-$command 1" man/quern.1 || echo "  it is not")"
 done
 
-for recipe in $("$QUERN" quantize --help | sed -n '/^recipes:/,/^$/s/^  \([a-z][a-z0-9-]*\) .*/\1/p'); do
-    result "recipe $recipe is in quern-recipe(5)" "$(grep -q "^\.It .*$recipe" man/quern-recipe.5 || echo "  it is not")"
+# The built-in recipes, as the rows of their table.
+recipes=$(sed -n '/ builtins\[\] = {/,/^};/s/^    {"\([a-zA-Z0-9_-]*\)", ".*/\1/p; / aliases\[\] = {/,/^};/s/^    {"\([a-zA-Z0-9_-]*\)", ".*/\1/p' \
+    convert/recipe_builtin.c)
+result "convert/recipe_builtin.c names recipes" "$([ -n "$recipes" ] || echo "  none")"
+for recipe in $recipes; do
+    result "recipe $recipe is in quern-recipe(5)" "$(grep -q "^\.It .*\b$recipe\b" man/quern-recipe.5 || echo "  it is not")"
 done
 
 # mandoc knows only the pages of the system, so it cannot tell whether ours exist.
