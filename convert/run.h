@@ -1,0 +1,43 @@
+/* The executor: a reader, workers, a writer and a hasher around a ring of
+ * buffers that are allocated before the first job. Reads run ahead of work,
+ * writes and hashes behind it, each in job order. Threads and memory change
+ * the time, never a byte. */
+#ifndef CONVERT_RUN_H
+#define CONVERT_RUN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "convert/plan.h"
+#include "convert/stage.h"
+#include "formats/base/err.h"
+#include "formats/base/hash.h"
+#include "formats/base/progress.h"
+
+struct run_options {
+    unsigned threads;      /* workers; 0: one per CPU */
+    uint64_t memory_bytes; /* budget for buffers, scratch and tables; 0: as much as helps */
+};
+
+/* What the run learnt about one output. */
+struct run_result {
+    struct weight_error *errors;    /* one per row */
+    char (*sha256)[HASH_HEX_BYTES]; /* one per shard */
+};
+
+/* How many buffers, and what they need with everything else. ERR_LIMIT, with both numbers, when not even one
+ * worker with one buffer fits the budget. */
+struct run_size {
+    unsigned threads;
+    size_t slot_count;
+    uint64_t slot_bytes, scratch_bytes, fixed_bytes, total_bytes;
+};
+bool run_size(const struct plan *p, const struct run_options *o, struct run_size *size, struct err *e) CHECKED;
+
+/* Runs all jobs; stages has one per output, and every shard ends whole and durable in it. results: one per output,
+ * arrays in the plan's arena. The error of the lowest-numbered failing job is the one reported. */
+bool run_plan(struct plan *p, const struct run_options *o, struct stage *stages, struct run_result *results,
+              struct progress *progress, struct err *e) CHECKED;
+
+#endif
