@@ -13,14 +13,15 @@
  *   a <= MIN / 2:   S = MIN, since every code is 0 whatever S is   (MIN: INT4_SCALE_MIN)
  *   b = a / 7.5, S = b, best = infinity
  *   for sign in {sign(v), -sign(v)}           positive mode: {+} alone
+ *     lo, hi = -8, 7, or -7, 8 when sign is -  (a negative scale is a positive one with the codes mirrored)
  *     for k in 0..11:
- *       s = sign * (b * f[k])                 f[k] = 0.5 + 0.65 k / 11
+ *       s = b * f[k]                          f[k] = 0.5 + 0.65 k / 11
  *       twice:
- *         r = 1 / s, z = clamp(rint(w * r), -8, 7)
+ *         r = 1 / s, z = clamp(rint(w * r), lo, hi)
  *         num = sum (h w) z, den = sum h (z z)
  *         if den > 0 and num != 0: s = num / den
  *       err = sum h (d d), d = w - s z        with the last z and the last s
- *       if den > 0 and err < best: best = err, S = s
+ *       if den > 0 and err < best: best = err, S = sign * s
  *
  * S is then stored (limits and BF16 rounding of int4_scale_code), and the codes
  * are made anew from the stored scale with a true division.

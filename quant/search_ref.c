@@ -74,21 +74,23 @@ static float search_symmetric(const struct group *g, bool positive)
     if (fabsf(v) <= INT4_SCALE_MIN / 2)
         return INT4_SCALE_MIN;
     for (int c = 0; c < (positive ? 1 : 2) * SEARCH_CANDIDATES; c++) {
-        float s = (c < SEARCH_CANDIDATES ? first : -first) * (base * search_f[c % SEARCH_CANDIDATES]);
+        float sign = c < SEARCH_CANDIDATES ? first : -first;
+        float lo = sign > 0 ? -8 : -7, hi = lo + 15;
+        float s = base * search_f[c % SEARCH_CANDIDATES];
         float r = 0;
         struct fit f = {0};
 
         for (int pass = 0; pass < SEARCH_PASSES; pass++) {
             r = 1.0f / s;
-            f = fit_codes(g, r, -8, 7);
+            f = fit_codes(g, r, lo, hi);
             if (f.den > 0 && f.num != 0)
                 s = f.num / f.den;
         }
-        float err = residual(g, r, -8, 7, s);
+        float err = residual(g, r, lo, hi, s);
 
         if (f.den > 0 && err < best) {
             best = err;
-            scale = s;
+            scale = sign * s;
         }
     }
     return scale;
