@@ -8,7 +8,7 @@
 
 #define ROWS 16
 #define COLS 4096
-#define RUNS 9
+#define RUNS 60
 
 struct variant {
     const char *name;
@@ -89,8 +89,8 @@ static double gigaweights(const struct variant *v, const struct task *t)
     once = now();
     call(v, t);
     once = now() - once;
-    calls = once > 0.02 ? 1 : (size_t)(0.02 / (once + 1e-7)) + 1;
-    for (int run = 0; run < RUNS; run++) {
+    calls = once > 0.002 ? 1 : (size_t)(0.002 / (once + 1e-7)) + 1;
+    for (int run = 0; run < RUNS && (run < 3 || once < 0.01); run++) {
         double start = now();
 
         for (size_t i = 0; i < calls; i++)
