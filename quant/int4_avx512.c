@@ -39,8 +39,7 @@ ALWAYS_INLINE __m512 clamp(__m512 t)
 
 ALWAYS_INLINE __m512 max_magnitude(__m512 x, __m512 magnitude)
 {
-    return _mm512_castsi512_ps(
-        _mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(x)), _mm512_castps_si512(magnitude)));
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(x)), _mm512_castps_si512(magnitude)));
 }
 
 /* Of the 16 columns at hand. */

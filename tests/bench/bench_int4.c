@@ -62,8 +62,13 @@ static double now(void)
 
 static void call(const struct variant *v, const struct task *t)
 {
-    struct int4_rows q = {.words = words, .scales = scales, .zeros = t->asym ? zeros : NULL,
-                          .words_stride = COLS / 8, .rows = ROWS, .cols = COLS, .group_cols = t->group_cols};
+    struct int4_rows q = {.words = words,
+                          .scales = scales,
+                          .zeros = t->asym ? zeros : NULL,
+                          .words_stride = COLS / 8,
+                          .rows = ROWS,
+                          .cols = COLS,
+                          .group_cols = t->group_cols};
     struct row_error err[ROWS];
 
     switch (t->kind) {
@@ -124,8 +129,8 @@ int main(void)
     const struct variant variants[] = {
         {"ref", true, int4_absmax_ref, int4_search_ref, int4_decode_ref},
         {"avx2", __builtin_cpu_supports("avx2"), int4_absmax_avx2, int4_search_avx2, int4_decode_avx2},
-        {"avx512", __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                       __builtin_cpu_supports("avx512dq"),
+        {"avx512",
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"),
          int4_absmax_avx512, int4_search_avx512, int4_decode_avx512},
     };
 
