@@ -44,7 +44,8 @@ struct arch {
     uint64_t max_positions;
     bool tied_embeddings;
     enum arch_quant quant;
-    uint64_t quant_block_rows, quant_block_cols; /* weight_block_size; 0 when absent */
+    uint64_t quant_block_rows, quant_block_cols; /* weight_block_size or block_structure; 0 when absent */
+    uint64_t quant_bits, quant_group_cols;       /* of the first integer config group; 0: none, or per channel */
     bool quant_ue8m0;                            /* scale_fmt "ue8m0" */
     const char *quant_format;                    /* compressed-tensors "format", or quant_method when OTHER; or NULL */
 };
@@ -118,7 +119,7 @@ struct tensor_id {
     enum name_part part;
     int64_t layer;  /* -1: none */
     int64_t expert; /* -1: none */
-    uint32_t module_bytes; /* length of the module's name: the part before ".weight..." */
+    uint32_t module_bytes; /* length of the module's name: the part before ".weight..."; a bare parameter's whole name */
 };
 /* Fills id; ROLE_UNKNOWN when no row fits. A layer or expert past the config's count is ROLE_UNKNOWN too.
  * Names may carry the prefix "language_model." (Kimi-K2.5). */

@@ -72,9 +72,10 @@ bool json_member_span(const char *text, size_t bytes, const char *key, size_t *b
 struct json_writer {
     struct buf *out; /* borrowed */
     unsigned depth;
-    bool compact;    /* no line breaks at all; may be switched between members for one-line rows */
+    /* No space and no line break. May be switched: on behind the begin of a row, off behind its end,
+     * gives one row on each line of a document that is indented (by two) otherwise. */
+    bool compact;
     bool has_member[JSON_DEPTH_MAX + 1];
-    bool after_key;
 };
 void json_begin_object(struct json_writer *w, const char *key); /* key NULL: in an array, or the root */
 void json_begin_array(struct json_writer *w, const char *key);

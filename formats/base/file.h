@@ -36,8 +36,9 @@ struct output {
     bool keep;                 /* output_release leaves the partial file (for resume) */
 };
 /* Creates PATH.partial (truncating an old one unless `resume`) and reserves `bytes`, so that "no space"
- * is known in the first second (posix_fallocate where the file system has it). */
+ * is known in the first second (where the file system can). A locked partial file is another run's: an error. */
 bool output_open(struct output *o, const char *path, uint64_t bytes, bool resume, struct err *e) CHECKED;
+/* The range lies within the planned size: that is the caller's to get right, and asserted. */
 bool output_write(struct output *o, uint64_t offset, const void *data, size_t bytes, struct err *e) CHECKED;
 bool output_sync(struct output *o, struct err *e) CHECKED;   /* fdatasync */
 bool output_commit(struct output *o, struct err *e) CHECKED; /* fsync, close (checked), rename, fsync of the folder */
@@ -48,18 +49,24 @@ bool file_write_whole(const char *path, const void *data, size_t bytes, struct e
 /* Copies a file of any size to a final name, safely. */
 bool file_copy(const char *from, const char *to, struct err *e) CHECKED;
 
-bool path_exists(const char *path);
+bool path_exists(const char *path); /* a link that leads nowhere exists */
 bool path_is_dir(const char *path);
 bool path_same(const char *a, const char *b); /* the same device and inode */
+/* The nearest existing parents are on the same file system: what is written to both shares its room. */
+bool path_same_device(const char *a, const char *b);
 bool dir_make(const char *path, struct err *e) CHECKED; /* with its parents; there already is fine */
 bool dir_sync(const char *path, struct err *e) CHECKED;
 bool dir_remove_tree(const char *path, struct err *e) CHECKED; /* absent is fine; does not follow links */
 bool dir_is_empty(const char *path);
 /* Names (not paths) of everything in a folder but . and .., sorted bytewise; in the arena. */
 bool dir_list(const char *path, struct arena *a, char ***names, size_t *count, struct err *e) CHECKED;
+/* The path itself or its nearest parent that exists; "/" or "." at the end of the search. */
+const char *path_nearest(struct arena *a, const char *path);
 /* Bytes an ordinary user may still write on the file system of the nearest existing parent of `path`. */
 bool path_free_bytes(const char *path, uint64_t *bytes, struct err *e) CHECKED;
 char *path_join(struct arena *a, const char *dir, const char *name);
-const char *path_base(const char *path); /* the last component; "/" for the root */
+char *path_parent(struct arena *a, const char *path); /* the folder it is in; "." when it has none */
+/* The last component, slashes behind it included ("b/" of "a/b/"); "/" for the root. */
+const char *path_base(const char *path);
 
 #endif

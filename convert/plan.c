@@ -1,0 +1,317 @@
+#include "convert/plan.h"
+
+#include <string.h>
+
+#include "formats/base/log.h"
+#include "formats/engine.h"
+
+#define NAMES_LISTED_MAX 4u
+
+static size_t size_max(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static uint64_t round_up_line(uint64_t bytes)
+{
+    return (bytes + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN;
+}
+
+/* ---- which weights, and which not ---- */
+
+static void drop(struct plan *p, const char *name, const char *why)
+{
+    p->drops[p->drop_count++] = (struct plan_drop){.name = name, .why = why};
+}
+
+static bool refuse_unknown(const struct source *s, struct err *e)
+{
+    struct buf names = {0};
+    size_t count = 0;
+
+    for (size_t i = 0; i < s->weights.count; i++) {
+        if (s->weights.items[i].id.role != ROLE_UNKNOWN)
+            continue;
+        if (count++ < NAMES_LISTED_MAX)
+            buf_printf(&names, "%s'%s'", count > 1 ? ", " : "", s->weights.items[i].name);
+    }
+    if (count > 0)
+        err_set(e, ERR_UNSUPPORTED, "%zu %s no place in this architecture: %s%s; --keep-unknown copies such tensors as they are",
+                count, count == 1 ? "tensor has" : "tensors have", names.data, count > NAMES_LISTED_MAX ? ", ..." : "");
+    buf_release(&names);
+    return count == 0;
+}
+
+/* A static activation scale is a tensor of its own in the output, copied where the FP8 codes stay. */
+static const struct weight *input_scale_weight(struct plan *p, const struct weight *w)
+{
+    struct weight *scale = arena_alloc(&p->arena, sizeof *scale);
+
+    *scale = (struct weight){
+        .module = w->module,
+        .name = w->input_scale->name,
+        .id = w->id,
+        .stored = {.kind = SCHEME_RAW, .dtype = w->input_scale->dtype, .method = METHOD_COPY},
+        .rows = 1,
+        .cols = tensor_elems(w->input_scale),
+        .parts = {[PART_CODES] = w->input_scale},
+    };
+    scale->id.part = NAME_INPUT_SCALE;
+    return scale;
+}
+
+static bool choose_weights(struct plan *p, bool keep_unknown, struct err *e)
+{
+    const struct weights *ws = &p->source->weights;
+
+    if (!keep_unknown && !refuse_unknown(p->source, e))
+        return false;
+    p->weights = arena_array(&p->arena, ws->count * 2, sizeof(*p->weights));
+    p->drops = arena_array(&p->arena, ws->count * 2, sizeof *p->drops);
+    for (size_t i = 0; i < ws->count; i++) {
+        const struct weight *w = &ws->items[i];
+        if (w->id.role == ROLE_ROPE_CACHE) {
+            drop(p, w->name, "a stale rotary cache that no engine reads");
+            continue;
+        }
+        p->weights[p->weight_count++] = w;
+        if (w->input_scale)
+            p->weights[p->weight_count++] = input_scale_weight(p, w);
+    }
+    return true;
+}
+
+/* ---- what each becomes ---- */
+
+static bool is_input_scale(const struct weight *w)
+{
+    return w->id.part == NAME_INPUT_SCALE;
+}
+
+static void set_part(struct plan *p, struct plan_row *row, enum part part, const struct part_layout *l)
+{
+    struct tensor *t = &row->parts[part];
+    const struct weight *w = row->weight;
+
+    t->name = strcmp(l->suffix, ".weight") == 0 ? w->name : arena_printf(&p->arena, "%s%s", w->module, l->suffix);
+    t->dtype = l->dtype;
+    t->rank = l->rank;
+    memcpy(t->dims, l->dims, sizeof t->dims);
+    t->bytes = l->bytes;
+}
+
+/* Copies and plain tensors keep the source tensor's own shape, of whatever rank. */
+static bool set_plain_part(struct plan_row *row, struct err *e)
+{
+    const struct tensor *from = row->weight->parts[PART_CODES];
+    struct tensor *t = &row->parts[PART_CODES];
+
+    *t = *from;
+    t->name = row->weight->name;
+    t->dtype = row->scheme.dtype;
+    if (!dtype_bytes(t->dtype, tensor_elems(t), &t->bytes))
+        return err_set(e, ERR_LIMIT, "tensor '%s' as %s is past any size", t->name, dtype_get(t->dtype)->name);
+    return true;
+}
+
+static bool set_parts(struct plan *p, struct plan_row *row, struct err *e)
+{
+    const struct weight *w = row->weight;
+    struct part_layout layout[PART_COUNT] = {0};
+    bool to_plain = row->scheme.kind == SCHEME_RAW || row->scheme.kind == SCHEME_PLAIN;
+    bool from_plain = w->stored.kind == SCHEME_RAW || w->stored.kind == SCHEME_PLAIN;
+
+    if (to_plain && from_plain)
+        return set_plain_part(row, e);
+    if (!scheme_layout(&row->scheme, w->rows, w->cols, layout, e))
+        return err_in(e, "'%s'", w->module);
+    for (enum part part = 0; part < PART_COUNT; part++)
+        if (layout[part].present)
+            set_part(p, row, part, &layout[part]);
+    return true;
+}
+
+static bool choose_row(struct plan *p, struct plan_output *o, size_t i, struct err *e)
+{
+    const struct weight *w = p->weights[i];
+    struct plan_row *row = &o->rows[i];
+    struct choice choice = {0};
+
+    row->weight = w;
+    if (is_input_scale(w)) {
+        row->scheme = w->stored;
+        row->why = "kept: static activation scale";
+        return set_parts(p, row, e);
+    }
+    if (!recipe_choose(o->recipe, &p->arena, &p->source->arch, w, &choice, e))
+        return false;
+    row->scheme = choice.scheme;
+    row->why = choice.why;
+    row->fell_back = choice.fell_back;
+    if (row->scheme.method != METHOD_COPY && !transform_check(&w->stored, &row->scheme, e))
+        return err_in(e, "'%s'", w->name);
+    return set_parts(p, row, e);
+}
+
+/* An activation scale makes sense beside FP8 codes only; a part without a name is left out of the layout. */
+static void drop_orphan_input_scales(struct plan *p, struct plan_output *o)
+{
+    for (size_t i = 1; i < p->weight_count; i++) {
+        enum scheme_kind kind = o->rows[i - 1].scheme.kind;
+        bool fp8 = kind == SCHEME_FP8_BLOCK || kind == SCHEME_FP8_CHANNEL || kind == SCHEME_FP8_TENSOR;
+        if (!is_input_scale(p->weights[i]) || fp8)
+            continue;
+        o->rows[i].parts[PART_CODES] = (struct tensor){0};
+        if (o == p->outputs)
+            drop(p, p->weights[i]->name, "a static activation scale of a linear that is FP8 no more");
+    }
+}
+
+static bool check_fused(const struct plan *p, const struct plan_output *o, struct err *e)
+{
+    struct engine_weight *list = mem_alloc(p->weight_count * sizeof *list + 1);
+    size_t count = 0;
+
+    for (size_t i = 0; i < p->weight_count; i++)
+        if (!is_input_scale(p->weights[i]))
+            list[count++] = (struct engine_weight){.weight = p->weights[i], .scheme = &o->rows[i].scheme};
+    bool ok = engine_check_fused(list, count, e);
+    mem_free(list);
+    return ok || err_in(e, "recipe '%s' (--allow-unfused overrides)", o->recipe->name);
+}
+
+static bool open_output(struct plan *p, struct plan_output *o, const struct plan_target *target,
+                        const struct plan_options *options, struct err *e)
+{
+    o->dir = target->dir;
+    o->recipe = target->recipe;
+    o->rows = arena_array(&p->arena, p->weight_count, sizeof *o->rows);
+    for (size_t i = 0; i < p->weight_count; i++)
+        if (!choose_row(p, o, i, e))
+            return false;
+    drop_orphan_input_scales(p, o);
+    if (!options->allow_unfused && !check_fused(p, o, e))
+        return false;
+    return plan_layout(p, o, options, e);
+}
+
+/* ---- jobs ---- */
+
+static uint64_t job_rows(const struct weight *w)
+{
+    uint64_t rows = w->cols > 0 ? PLAN_JOB_WEIGHTS / w->cols / PLAN_JOB_ROWS * PLAN_JOB_ROWS : w->rows;
+
+    if (rows < PLAN_JOB_ROWS)
+        rows = PLAN_JOB_ROWS;
+    return rows < w->rows ? rows : w->rows;
+}
+
+void plan_job_in(const struct plan *p, const struct job *j, struct plan_slice in[PART_COUNT])
+{
+    const struct weight *w = p->weights[j->weight];
+
+    memset(in, 0, PART_COUNT * sizeof *in);
+    for (enum part part = 0; part < PART_COUNT; part++) {
+        if (!w->parts[part] || part == PART_SHAPE)
+            continue;
+        in[part].tensor = w->parts[part];
+        scheme_slice(&w->stored, part, w->rows, w->cols, j->row, j->count, &in[part].offset, &in[part].bytes);
+    }
+}
+
+void plan_job_out(const struct plan *p, const struct job *j, size_t output, struct plan_slice out[PART_COUNT])
+{
+    const struct plan_row *row = &p->outputs[output].rows[j->weight];
+    const struct weight *w = row->weight;
+
+    memset(out, 0, PART_COUNT * sizeof *out);
+    for (enum part part = 0; part < PART_COUNT; part++) {
+        if (row->parts[part].dtype == DTYPE_NONE || part == PART_SHAPE)
+            continue;
+        out[part].tensor = &row->parts[part];
+        scheme_slice(&row->scheme, part, w->rows, w->cols, j->row, j->count, &out[part].offset, &out[part].bytes);
+    }
+}
+
+static size_t slices_bytes(const struct plan_slice s[PART_COUNT])
+{
+    size_t bytes = 0;
+
+    for (enum part part = 0; part < PART_COUNT; part++)
+        if (s[part].tensor)
+            bytes += round_up_line(s[part].bytes);
+    return bytes;
+}
+
+static void measure_job(struct plan *p, const struct job *j)
+{
+    struct plan_slice s[PART_COUNT];
+    size_t in = 0, out = 0;
+
+    plan_job_in(p, j, s);
+    in = slices_bytes(s);
+    for (enum part part = 0; part < PART_COUNT; part++)
+        p->read_bytes += s[part].bytes;
+    for (size_t o = 0; o < p->output_count; o++) {
+        const struct plan_row *row = &p->outputs[o].rows[j->weight];
+        struct transform t = {.kernel = kernel_get(), .from = row->weight->stored, .to = row->scheme, .cols = row->weight->cols};
+
+        plan_job_out(p, j, o, s);
+        for (enum part part = 0; part < PART_COUNT; part++)
+            p->write_bytes += s[part].bytes;
+        if (row->scheme.method == METHOD_COPY)
+            continue; /* written from where it was read */
+        out += slices_bytes(s);
+        p->scratch_bytes_max = size_max(p->scratch_bytes_max, transform_scratch_bytes(&t));
+    }
+    p->in_bytes_max = size_max(p->in_bytes_max, in);
+    p->out_bytes_max = size_max(p->out_bytes_max, out);
+}
+
+static void cut_jobs(struct plan *p)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < p->weight_count; i++) {
+        const struct weight *w = p->weights[i];
+        uint64_t rows = job_rows(w);
+        count += rows > 0 ? (w->rows + rows - 1) / rows : 0;
+    }
+    p->jobs = arena_array(&p->arena, count, sizeof *p->jobs);
+    for (size_t i = 0; i < p->weight_count; i++) {
+        const struct weight *w = p->weights[i];
+        uint64_t rows = job_rows(w);
+        for (uint64_t row = 0; row < w->rows && rows > 0; row += rows) {
+            uint64_t left = w->rows - row;
+            p->jobs[p->job_count] = (struct job){.weight = (uint32_t)i, .row = row, .count = left < rows ? left : rows};
+            measure_job(p, &p->jobs[p->job_count++]);
+        }
+    }
+}
+
+bool plan_open(struct plan *p, const struct source *s, const struct plan_options *options, struct err *e)
+{
+    *p = (struct plan){.source = s};
+    if (!choose_weights(p, options->keep_unknown, e))
+        goto failed;
+    p->outputs = arena_array(&p->arena, options->target_count, sizeof *p->outputs);
+    for (size_t i = 0; i < options->target_count; i++) {
+        p->output_count = i + 1;
+        if (!open_output(p, &p->outputs[i], &options->targets[i], options, e))
+            goto failed;
+    }
+    cut_jobs(p);
+    return true;
+failed:
+    plan_close(p);
+    return false;
+}
+
+void plan_close(struct plan *p)
+{
+    for (size_t i = 0; i < p->output_count; i++)
+        for (size_t k = 0; k < p->outputs[i].shard_count; k++)
+            buf_release(&p->outputs[i].shards[k].prefix);
+    arena_release(&p->arena);
+    *p = (struct plan){0};
+}

@@ -1,0 +1,110 @@
+/* The plan: everything that can be known without touching a weight. Rows say
+ * which tensors come out, of what type and shape, in which shard, at which
+ * offset, and from what; jobs say in which order and pieces. Built from headers
+ * only, printed on request, then run.
+ *
+ * What decides a byte is here and nowhere else: not the number of threads, not
+ * the memory budget. Jobs are cut by the source matrix alone (PLAN_JOB_WEIGHTS),
+ * so that sums over a weight fold alike for any outputs made in the same run. */
+#ifndef CONVERT_PLAN_H
+#define CONVERT_PLAN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "convert/recipe.h"
+#include "formats/base/err.h"
+#include "formats/base/mem.h"
+#include "formats/weight.h"
+#include "quant/transform.h"
+
+/* A job holds at most this many weights (but at least PLAN_JOB_ROWS rows): 8 MiB of FP8, large enough for a
+ * disk, small enough that a handful of jobs in flight stays under 300 MB even with F32 coming out. */
+#define PLAN_JOB_WEIGHTS (8u << 20)
+/* Jobs begin at multiples of this, which every scheme's row multiple divides. */
+#define PLAN_JOB_ROWS 128u
+
+/* One weight in one output. */
+struct plan_row {
+    const struct weight *weight;
+    struct scheme scheme;
+    const char *why;                 /* rule and reason, for the plan and quern.json */
+    bool fell_back;                  /* the group did not fit the width */
+    struct tensor parts[PART_COUNT]; /* as they will stand; dtype NONE: no such part */
+};
+
+struct plan_shard {
+    const char *name;
+    struct buf prefix; /* the file's first bytes: length, header, and the constant tensors behind it */
+    uint64_t bytes;    /* of the whole file */
+};
+
+/* One bundle to be written. Several share one reading of the source. */
+struct plan_output {
+    const char *dir;
+    const struct recipe *recipe;
+    struct plan_row *rows; /* one per plan->weights */
+    struct plan_shard *shards;
+    size_t shard_count;
+    uint64_t tensor_bytes; /* sum over tensors, for the index */
+    uint64_t file_bytes;   /* sum over shards */
+};
+
+struct plan_drop {
+    const char *name; /* of a source tensor */
+    const char *why;
+};
+
+/* Rows [row, row + count) of one weight, into every output. */
+struct job {
+    uint32_t weight; /* index into plan->weights, and into every output's rows */
+    uint64_t row, count;
+};
+
+struct plan {
+    struct arena arena;
+    const struct source *source;
+    const struct weight **weights; /* what is converted, in the source's file order */
+    size_t weight_count;
+    struct plan_drop *drops;
+    size_t drop_count;
+    struct plan_output *outputs;
+    size_t output_count;
+    struct job *jobs;
+    size_t job_count;
+    uint64_t read_bytes, write_bytes; /* over all jobs: tensor data */
+    size_t in_bytes_max, out_bytes_max, scratch_bytes_max; /* of one job; buffers and scratch are sized by these */
+};
+
+struct plan_target {
+    const char *dir;
+    const struct recipe *recipe;
+};
+
+struct plan_options {
+    const struct plan_target *targets;
+    size_t target_count;
+    uint64_t shard_bytes; /* a new shard begins when the next weight would pass this */
+    bool keep_shards;     /* the source's shard layout and names */
+    bool allow_unfused;
+    bool keep_unknown;    /* tensors of unknown role are copied instead of refused */
+};
+
+/* The source must stay open as long as the plan. Refused: tensors of unknown role (listed), schemes that split
+ * fused modules, pairs that cannot be converted, expert widths that no group fits. */
+bool plan_open(struct plan *p, const struct source *s, const struct plan_options *o, struct err *e) CHECKED;
+void plan_close(struct plan *p);
+
+/* The slices a job reads of its weight's parts and writes of an output's parts: byte ranges inside the tensor. */
+struct plan_slice {
+    const struct tensor *tensor; /* NULL: no such part */
+    uint64_t offset, bytes;      /* inside the tensor */
+};
+void plan_job_in(const struct plan *p, const struct job *j, struct plan_slice in[PART_COUNT]);
+void plan_job_out(const struct plan *p, const struct job *j, size_t output, struct plan_slice out[PART_COUNT]);
+
+/* Lays the rows of one output out in shards: fills parts' shard and offset, shards, sums. (plan_layout.c) */
+bool plan_layout(struct plan *p, struct plan_output *o, const struct plan_options *options, struct err *e) CHECKED;
+
+#endif
