@@ -119,12 +119,16 @@ static size_t assign_by_size(struct plan_output *o, size_t weight_count, uint64_
 /* The source's layout: the shard that held the codes. Rows come in that order, so numbers only grow. */
 static size_t assign_like_source(struct plan *p, struct plan_output *o)
 {
+    uint32_t from = 0;
     size_t shard = 0;
 
     for (size_t i = 0; i < p->weight_count; i++) {
-        uint32_t from = p->weights[i]->parts[PART_CODES]->shard;
-        if (i > 0 && from != p->weights[i - 1]->parts[PART_CODES]->shard)
+        uint32_t shard_now = p->weights[i]->parts[PART_CODES]->shard;
+        bool follows = p->weights[i]->id.part == NAME_INPUT_SCALE; /* its linear, wherever it stood */
+        if (i > 0 && !follows && shard_now != from)
             shard++;
+        if (!follows)
+            from = shard_now;
         set_shard(&o->rows[i], (uint32_t)shard);
     }
     return shard + 1;

@@ -41,7 +41,7 @@ struct kernel {
 
     /* ---- float codecs, n elements ---- */
     bool (*bf16_decode)(float *x, const uint16_t *codes, size_t n);
-    void (*bf16_encode)(uint16_t *codes, const float *x, size_t n);
+    bool (*bf16_encode)(uint16_t *codes, const float *x, size_t n); /* false: a value rounds to infinity */
     bool (*f16_decode)(float *x, const uint16_t *codes, size_t n);
     bool (*f16_encode)(uint16_t *codes, const float *x, size_t n); /* false: a value is past 65504 after rounding */
     bool (*f32_check)(const float *x, size_t n);                   /* all finite */

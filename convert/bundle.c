@@ -1,0 +1,265 @@
+#include "convert/bundle.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "convert/quant_config.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/log.h"
+#include "formats/json.h"
+#include "formats/manifest.h"
+
+/* Not copied: ours, or the source's description of other weights. */
+static const char *const replaced_files[] = {
+    "config.json", "model.safetensors.index.json", "README.md", MANIFEST_NAME, "model.sig", "experts.json",
+    "quantize_config.json", "hf_quant_config.json", "recipe.yaml",
+};
+/* Weights in other containers: they would be larger than the bundle and say something else. */
+static const char *const weight_suffixes[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
+
+static bool ends_with(const char *s, const char *suffix)
+{
+    size_t n = strlen(s), k = strlen(suffix);
+
+    return n >= k && strcmp(s + n - k, suffix) == 0;
+}
+
+static bool is_replaced(const char *name)
+{
+    for (size_t i = 0; i < sizeof replaced_files / sizeof replaced_files[0]; i++)
+        if (strcmp(name, replaced_files[i]) == 0)
+            return true;
+    return false;
+}
+
+static bool is_weight_file(const char *name)
+{
+    for (size_t i = 0; i < sizeof weight_suffixes / sizeof weight_suffixes[0]; i++)
+        if (ends_with(name, weight_suffixes[i]))
+            return true;
+    return ends_with(name, ".safetensors.index.json") || ends_with(name, ".bin.index.json");
+}
+
+bool bundle_side_files(const struct plan *p, struct arena *a, char ***names, size_t *count, struct err *e)
+{
+    const char *dir = p->source->checkpoint.dir;
+    char **all = NULL;
+    size_t all_count = 0, kept = 0;
+
+    if (!dir_list(dir, a, &all, &all_count, e))
+        return false;
+    for (size_t i = 0; i < all_count; i++) {
+        struct stat st;
+        if (all[i][0] == '.' || is_replaced(all[i]) || is_weight_file(all[i]))
+            continue;
+        if (stat(path_join(a, dir, all[i]), &st) != 0)
+            return err_sys(e, "side file '%s/%s'", dir, all[i]);
+        if (S_ISREG(st.st_mode))
+            all[kept++] = all[i];
+        else
+            log_note("'%s' is not a regular file and stays behind", all[i]);
+    }
+    *names = all;
+    *count = kept;
+    return true;
+}
+
+bool bundle_config(const struct plan *p, const struct plan_output *o, struct buf *config, struct err *e)
+{
+    const struct checkpoint *c = &p->source->checkpoint;
+    struct engine_weight *list = mem_alloc((p->weight_count + 1) * sizeof *list);
+    size_t count = 0;
+
+    for (size_t i = 0; i < p->weight_count; i++)
+        if (p->weights[i]->id.part != NAME_INPUT_SCALE)
+            list[count++] = (struct engine_weight){.weight = p->weights[i], .scheme = &o->rows[i].scheme};
+    bool ok = quant_config_write(config, &p->source->arch, c->config, c->config_bytes, list, count, e);
+    mem_free(list);
+    return ok;
+}
+
+static void write_index(struct buf *out, const struct plan *p, const struct plan_output *o)
+{
+    struct json_writer w = {.out = out};
+
+    json_begin_object(&w, NULL);
+    json_begin_object(&w, "metadata");
+    json_put_u64(&w, "total_size", o->tensor_bytes);
+    json_end(&w, '}');
+    json_begin_object(&w, "weight_map");
+    for (size_t i = 0; i < p->weight_count; i++)
+        for (enum part part = 0; part < PART_COUNT; part++) {
+            const struct tensor *t = &o->rows[i].parts[part];
+            if (t->dtype != DTYPE_NONE)
+                json_put_string(&w, t->name, o->shards[t->shard].name);
+        }
+    json_end(&w, '}');
+    json_end(&w, '}');
+    buf_puts(out, "\n");
+}
+
+/* ---- files, with what the manifest says of them ---- */
+
+struct file_list {
+    struct arena *arena;
+    struct manifest_file *items;
+    size_t count;
+};
+
+static void list_file(struct file_list *l, const char *name, uint64_t bytes, const char *sha256)
+{
+    l->items[l->count++] = (struct manifest_file){
+        .name = arena_strdup(l->arena, name),
+        .bytes = bytes,
+        .sha256 = arena_strdup(l->arena, sha256),
+    };
+}
+
+static bool write_text(struct stage *s, const char *name, const struct buf *text, struct file_list *l, struct err *e)
+{
+    char hex[HASH_HEX_BYTES];
+
+    if (!file_write_whole(stage_path(s, name), text->data, text->bytes, e))
+        return false;
+    hash_hex(text->data, text->bytes, hex);
+    if (l)
+        list_file(l, name, text->bytes, hex);
+    return true;
+}
+
+static bool copy_side_file(const struct plan *p, struct stage *s, const char *name, struct file_list *l, struct err *e)
+{
+    const char *from = path_join(l->arena, p->source->checkpoint.dir, name);
+    struct hash h = {0};
+    struct file f = {0};
+    uint8_t block[16384];
+    char hex[HASH_HEX_BYTES];
+    bool ok = false;
+
+    if (!file_copy(from, stage_path(s, name), e) || !file_open(&f, stage_path(s, name), e))
+        return false;
+    hash_init(&h);
+    for (uint64_t at = 0; at < f.bytes; at += sizeof block) {
+        size_t bytes = f.bytes - at < sizeof block ? (size_t)(f.bytes - at) : sizeof block;
+        if (!file_read(&f, at, block, bytes, e))
+            goto done;
+        hash_update(&h, block, bytes);
+    }
+    hash_final_hex(&h, hex);
+    list_file(l, name, f.bytes, hex);
+    ok = true;
+done:
+    hash_release(&h);
+    file_close(&f);
+    return ok;
+}
+
+static bool copy_side_files(const struct plan *p, size_t shard_count, struct stage *s, struct file_list *l, struct err *e)
+{
+    char **names = NULL;
+    size_t count = 0;
+
+    if (!bundle_side_files(p, l->arena, &names, &count, e))
+        return false;
+    /* Room for these, the shards, and config, index and card. */
+    l->items = arena_array(l->arena, count + shard_count + 3, sizeof *l->items);
+    for (size_t i = 0; i < count; i++)
+        if (!copy_side_file(p, s, names[i], l, e))
+            return false;
+    return true;
+}
+
+/* ---- the manifest ---- */
+
+static bool is_quantized(const struct scheme *s)
+{
+    return s->kind != SCHEME_RAW && s->kind != SCHEME_PLAIN && s->method != METHOD_COPY;
+}
+
+static void fill_rows(struct manifest *m, const struct plan *p, const struct plan_output *o,
+                      const struct run_result *result)
+{
+    for (size_t i = 0; i < p->weight_count; i++) {
+        const struct plan_row *row = &o->rows[i];
+        struct manifest_row *r = &m->rows[m->row_count];
+        if (row->parts[PART_CODES].dtype == DTYPE_NONE)
+            continue;
+        m->row_count++;
+        *r = (struct manifest_row){
+            .name = row->weight->name,
+            .role = role_get(row->weight->id.role)->name,
+            .why = row->why,
+            .scheme = &row->scheme,
+            .error = is_quantized(&row->scheme) ? weight_error_relative(&result->errors[i]) : -1,
+        };
+        for (enum part part = 0; part < PART_COUNT; part++) {
+            r->tensors[part] = row->parts[part].dtype != DTYPE_NONE ? row->parts[part].name : NULL;
+            r->sources[part] = row->weight->parts[part] ? row->weight->parts[part]->name : NULL;
+        }
+    }
+}
+
+static int compare_files(const void *a, const void *b)
+{
+    return strcmp(((const struct manifest_file *)a)->name, ((const struct manifest_file *)b)->name);
+}
+
+static bool write_manifest(const struct plan *p, const struct plan_output *o, const struct run_result *result,
+                           struct stage *s, struct file_list *l, struct err *e)
+{
+    char config_hash[HASH_HEX_BYTES];
+    struct manifest m = {
+        .tool_version = QUERN_VERSION,
+        .kernel_class = "exact",
+        .recipe_text = o->recipe->text,
+        .config_sha256 = config_hash,
+    };
+    struct buf text = {0};
+
+    hash_hex(p->source->checkpoint.config, p->source->checkpoint.config_bytes, config_hash);
+    for (size_t i = 0; i < o->shard_count; i++)
+        list_file(l, o->shards[i].name, o->shards[i].bytes, result->sha256[i]);
+    qsort(l->items, l->count, sizeof *l->items, compare_files);
+    m.files = l->items;
+    m.file_count = l->count;
+    m.rows = arena_array(l->arena, p->weight_count, sizeof *m.rows);
+    fill_rows(&m, p, o, result);
+    m.drops = arena_array(l->arena, p->drop_count, sizeof *m.drops);
+    for (size_t i = 0; i < p->drop_count; i++)
+        m.drops[m.drop_count++] = (struct manifest_drop){.tensor = p->drops[i].name, .why = p->drops[i].why};
+    manifest_write(&text, &m);
+    bool ok = write_text(s, MANIFEST_NAME, &text, NULL, e);
+    buf_release(&text);
+    return ok;
+}
+
+bool bundle_write(struct plan *p, size_t output, const struct run_result *result, const struct bundle_options *options,
+                  struct stage *stage, struct err *e)
+{
+    const struct plan_output *o = &p->outputs[output];
+    struct arena a = {0};
+    struct file_list files = {.arena = &a};
+    struct buf config = {0}, index = {0}, card = {0};
+    bool ok = false;
+
+    if (!copy_side_files(p, o->shard_count, stage, &files, e))
+        goto done;
+    if (!bundle_config(p, o, &config, e) || !write_text(stage, "config.json", &config, &files, e))
+        goto done;
+    write_index(&index, p, o);
+    bool one_file = o->shard_count == 1 && strcmp(o->shards[0].name, "model.safetensors") == 0;
+    if (!one_file && !write_text(stage, "model.safetensors.index.json", &index, &files, e))
+        goto done;
+    card_write(&card, p, output, result, options);
+    if (!write_text(stage, "README.md", &card, &files, e))
+        goto done;
+    ok = write_manifest(p, o, result, stage, &files, e);
+done:
+    buf_release(&card);
+    buf_release(&index);
+    buf_release(&config);
+    arena_release(&a);
+    return ok || err_in(e, "bundle '%s'", o->dir);
+}

@@ -1,0 +1,21 @@
+/* How long a plan will take, from a second of measurement on this machine: the
+ * source is read, representative matrices are converted, a nameless file is
+ * written where the bundle would be. */
+#ifndef CONVERT_ESTIMATE_H
+#define CONVERT_ESTIMATE_H
+
+#include <stdint.h>
+
+#include "convert/plan.h"
+#include "formats/base/err.h"
+
+struct estimate {
+    double read_rate, write_rate, hash_rate; /* bytes per second; 0: could not be measured */
+    double compute_seconds;                  /* on one thread, all jobs */
+    double seconds;                          /* wall, with the threads given */
+};
+
+/* Leaves nothing behind. */
+bool estimate_plan(struct estimate *m, const struct plan *p, unsigned threads, struct err *e) CHECKED;
+
+#endif

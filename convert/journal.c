@@ -1,0 +1,264 @@
+#include "convert/journal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/json.h"
+
+#define MAGIC             "quern-journal 1\n"
+#define JOURNAL_BYTES_MAX (1u << 30)
+
+/* ---- facts ---- */
+
+static void add_fact(struct buf *out, const char *name, const char *value)
+{
+    buf_printf(out, "fact %s ", name);
+    json_quote(out, value);
+    buf_puts(out, "\n");
+}
+
+static void source_hash(const struct plan *p, char hex[HASH_HEX_BYTES])
+{
+    const struct checkpoint *c = &p->source->checkpoint;
+    struct buf text = {0};
+
+    for (size_t i = 0; i < c->shard_count; i++) {
+        const struct shard *s = &c->shards[i];
+        buf_printf(&text, "%s %" PRIu64 " %" PRIu64 "\n", s->name, s->bytes, s->data_offset);
+    }
+    buf_add(&text, c->config, c->config_bytes);
+    hash_hex(text.data, text.bytes, hex);
+    buf_release(&text);
+}
+
+/* Headers hold every name, dtype, shape and offset of an output: their hash is the layout's. */
+static void layout_hash(const struct plan_output *o, char hex[HASH_HEX_BYTES])
+{
+    struct hash h = {0};
+
+    hash_init(&h);
+    for (size_t i = 0; i < o->shard_count; i++) {
+        hash_update(&h, o->shards[i].name, strlen(o->shards[i].name) + 1);
+        hash_update(&h, o->shards[i].prefix.data, o->shards[i].prefix.bytes);
+    }
+    hash_final_hex(&h, hex);
+}
+
+static void write_facts(struct buf *out, const struct plan *p)
+{
+    char hex[HASH_HEX_BYTES], number[32], name[32];
+
+    buf_puts(out, MAGIC);
+    add_fact(out, "version", QUERN_VERSION);
+    source_hash(p, hex);
+    add_fact(out, "source", hex);
+    snprintf(number, sizeof number, "%zu", p->output_count);
+    add_fact(out, "outputs", number);
+    for (size_t i = 0; i < p->output_count; i++) {
+        snprintf(name, sizeof name, "recipe-%zu", i);
+        add_fact(out, name, p->outputs[i].recipe->text);
+        snprintf(name, sizeof name, "layout-%zu", i);
+        layout_hash(&p->outputs[i], hex);
+        add_fact(out, name, hex);
+    }
+    buf_puts(out, "end\n");
+}
+
+static size_t line_bytes(const char *text)
+{
+    const char *end = strchr(text, '\n');
+
+    return end ? (size_t)(end - text) : strlen(text);
+}
+
+#define FACT_SHOWN 60
+
+/* Line by line; the first that differs is named. */
+static bool compare_facts(const char *found, const char *wanted, struct err *e)
+{
+    while (*wanted) {
+        size_t n = line_bytes(found), k = line_bytes(wanted);
+        if (n != k || memcmp(found, wanted, n) != 0) {
+            int shown_n = n > FACT_SHOWN ? FACT_SHOWN : (int)n, shown_k = k > FACT_SHOWN ? FACT_SHOWN : (int)k;
+            return err_set(e, ERR_USAGE,
+                           "an unfinished run of something else is here: it has %.*s, this one %.*s; --restart discards it",
+                           shown_n, found, shown_k, wanted);
+        }
+        found += n + (found[n] == '\n');
+        wanted += k + (wanted[k] == '\n');
+    }
+    return true;
+}
+
+/* ---- records ---- */
+
+static bool read_job(struct journal *j, const struct plan *p, struct run_result *results, const char *line)
+{
+    char *end = NULL;
+    unsigned long long number = strtoull(line, &end, 10);
+
+    if (end == line || number != j->jobs_done || number >= p->job_count)
+        return false;
+    for (size_t o = 0; o < p->output_count; o++) {
+        struct weight_error one = {0};
+        one.error2 = strtod(end, &end);
+        one.energy2 = strtod(end, &end);
+        one.weights = strtoull(end, &end, 10);
+        weight_error_add(&results[o].errors[p->jobs[number].weight], &one);
+    }
+    if (*end != '\n')
+        return false;
+    j->jobs_done++;
+    return true;
+}
+
+static bool read_shard(const struct plan *p, struct run_result *results, const char *line)
+{
+    size_t output = 0, shard = 0;
+    char hex[HASH_HEX_BYTES];
+
+    if (sscanf(line, "%zu %zu %64s", &output, &shard, hex) != 3 || strlen(hex) != HASH_HEX_BYTES - 1)
+        return false;
+    if (output >= p->output_count || shard >= p->outputs[output].shard_count)
+        return false;
+    memcpy(results[output].sha256[shard], hex, sizeof hex);
+    return true;
+}
+
+static bool read_records(struct journal *j, const struct plan *p, struct run_result *results, const char *text,
+                         struct err *e)
+{
+    for (const char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
+        bool ok = strncmp(line, "job ", 4) == 0     ? read_job(j, p, results, line + 4)
+                  : strncmp(line, "shard ", 6) == 0 ? read_shard(p, results, line + 6)
+                                                    : false;
+        if (!ok)
+            return err_set(e, ERR_FORMAT, "journal '%s' has a line that no run wrote: '%.*s'; --restart discards it",
+                           j->path, (int)(line_bytes(line) > 60 ? 60 : line_bytes(line)), line);
+    }
+    return true;
+}
+
+/* ---- the file ---- */
+
+static bool append(struct journal *j, const struct buf *text, struct err *e)
+{
+    size_t done = 0;
+
+    while (done < text->bytes) {
+        ssize_t n = write(j->fd_plus_1 - 1, text->data + done, text->bytes - done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return err_sys(e, "writing '%s'", j->path);
+        done += (size_t)n;
+    }
+    return fdatasync(j->fd_plus_1 - 1) == 0 || err_sys(e, "syncing '%s'", j->path);
+}
+
+/* A kill can leave half a line: what follows must not be glued to it. */
+static bool cut_half_line(struct journal *j, const char *text, size_t bytes, struct err *e)
+{
+    size_t whole = bytes;
+
+    while (whole > 0 && text[whole - 1] != '\n')
+        whole--;
+    return whole == bytes || ftruncate(j->fd_plus_1 - 1, (off_t)whole) == 0 || err_sys(e, "cutting '%s'", j->path);
+}
+
+static bool facts_complete(const char *text)
+{
+    return strstr(text, "\nend\n") != NULL;
+}
+
+static bool open_file(struct journal *j, bool fresh, struct err *e)
+{
+    int fd = open(j->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | (fresh ? O_TRUNC : 0), 0666);
+
+    if (fd < 0)
+        return err_sys(e, "opening '%s'", j->path);
+    j->fd_plus_1 = fd + 1;
+    return true;
+}
+
+bool journal_open(struct journal *j, const char *path, const struct plan *p, struct run_result *results, struct err *e)
+{
+    struct buf facts = {0};
+    char *text = NULL;
+    size_t bytes = 0;
+    bool ok = false;
+
+    *j = (struct journal){.path = strdup(path)};
+    write_facts(&facts, p);
+    if (path_exists(path) && !file_slurp(path, JOURNAL_BYTES_MAX, &text, &bytes, e))
+        goto done;
+    bool fresh = !text || !facts_complete(text);
+    if (!fresh && !compare_facts(text, facts.data, e))
+        goto done;
+    if (!open_file(j, fresh, e))
+        goto done;
+    if (fresh)
+        ok = append(j, &facts, e);
+    else
+        ok = read_records(j, p, results, text + facts.bytes, e) && cut_half_line(j, text, bytes, e);
+    j->jobs_durable = j->jobs_done;
+done:
+    mem_free(text);
+    buf_release(&facts);
+    if (!ok)
+        journal_close(j);
+    return ok;
+}
+
+void journal_job(struct journal *j, const struct plan *p, size_t job, const struct weight_error *per_output)
+{
+    buf_printf(&j->pending, "job %zu", job);
+    for (size_t o = 0; o < p->output_count; o++)
+        buf_printf(&j->pending, " %a %a %" PRIu64, per_output[o].error2, per_output[o].energy2, per_output[o].weights);
+    buf_puts(&j->pending, "\n");
+    j->jobs_done = job + 1;
+}
+
+void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256)
+{
+    buf_printf(&j->pending, "shard %zu %zu %s\n", output, shard, sha256);
+}
+
+bool journal_flush(struct journal *j, struct err *e)
+{
+    if (j->pending.bytes == 0)
+        return true;
+    if (!append(j, &j->pending, e))
+        return false;
+    j->pending.bytes = 0;
+    j->jobs_durable = j->jobs_done;
+    return true;
+}
+
+void journal_close(struct journal *j)
+{
+    if (j->fd_plus_1 > 0)
+        close(j->fd_plus_1 - 1);
+    free(j->path);
+    buf_release(&j->pending);
+    *j = (struct journal){0};
+}
+
+bool journal_present(const char *path)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    struct err ignored = {0};
+    bool present = path_exists(path) && file_slurp(path, JOURNAL_BYTES_MAX, &text, &bytes, &ignored) &&
+                   strstr(text, "\njob ") != NULL;
+
+    mem_free(text);
+    return present;
+}

@@ -1,0 +1,47 @@
+/* The journal: which jobs are done and durable, so that a killed run goes on
+ * where it was. One text file in the stage of the first output:
+ *
+ *     quern-journal 1
+ *     fact NAME "VALUE"           what the run was: version, recipe, source, layout
+ *     job NUMBER {E2 ENERGY2 N}   done, its bytes synced; sums per output, as hex floats
+ *     shard OUTPUT SHARD SHA256   whole and under its name
+ *     end                         the facts are complete
+ *
+ * A record is written only after the bytes it speaks of were synced. A last
+ * line without its newline was cut by the kill, and is ignored. */
+#ifndef CONVERT_JOURNAL_H
+#define CONVERT_JOURNAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "convert/plan.h"
+#include "convert/run.h"
+#include "formats/base/err.h"
+#include "formats/base/mem.h"
+
+#define JOURNAL_NAME "journal"
+
+struct journal {
+    int fd_plus_1; /* 0: closed */
+    char *path;    /* owned */
+    struct buf pending; /* records whose bytes are not yet synced */
+    size_t jobs_done;    /* jobs 0 .. jobs_done-1 are recorded, or waiting in `pending` */
+    size_t jobs_durable; /* of these, on disk */
+};
+
+/* Opens or creates the journal of a plan. A journal that is there must have the same facts: else ERR_USAGE naming
+ * the first that differs, with both values. results gets the sums and hashes of what is done. */
+bool journal_open(struct journal *j, const char *path, const struct plan *p, struct run_result *results,
+                  struct err *e) CHECKED;
+void journal_job(struct journal *j, const struct plan *p, size_t job, const struct weight_error *per_output);
+void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256);
+/* Appends what is pending and syncs. The caller has synced the shards before. */
+bool journal_flush(struct journal *j, struct err *e) CHECKED;
+/* The run is published: nothing to go on with. */
+void journal_close(struct journal *j);
+/* Whether a stage holds a journal with at least one job done. */
+bool journal_present(const char *path);
+
+#endif

@@ -1,0 +1,132 @@
+#include "convert/plan_print.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "convert/summary.h"
+#include "formats/json.h"
+
+/* Coarsely: the machine's speed drifts more than a finer figure would say. */
+static const char *seconds_text(double s, char text[32])
+{
+    if (s < 1)
+        snprintf(text, 32, "under a second");
+    else if (s < 90)
+        snprintf(text, 32, "%.0f s", s);
+    else if (s < 5400)
+        snprintf(text, 32, "%.0f min", s / 60);
+    else
+        snprintf(text, 32, "%.1f h", s / 3600);
+    return text;
+}
+
+static void print_rows(const struct plan *p, const struct plan_output *o)
+{
+    printf("\n");
+    for (size_t i = 0; i < p->weight_count; i++) {
+        const struct plan_row *row = &o->rows[i];
+        char from[SCHEME_TEXT], to[SCHEME_TEXT];
+        if (row->parts[PART_CODES].dtype == DTYPE_NONE)
+            continue;
+        printf("%s [%" PRIu64 ", %" PRIu64 "] %s -> %s, shard %u at %" PRIu64 " (%s)\n", row->weight->name,
+               row->weight->rows, row->weight->cols, scheme_text(&row->weight->stored, from),
+               scheme_text(&row->scheme, to), row->parts[PART_CODES].shard + 1, row->parts[PART_CODES].offset, row->why);
+    }
+    for (size_t i = 0; i < p->drop_count; i++)
+        printf("%s left out: %s\n", p->drops[i].name, p->drops[i].why);
+}
+
+void plan_print(const struct plan *p, size_t output, const struct run_size *size, const struct estimate *estimate,
+                bool verbose)
+{
+    const struct plan_output *o = &p->outputs[output];
+    struct arena a = {0};
+    struct summary s;
+    char bytes[BYTES_TEXT], memory[BYTES_TEXT], read[BYTES_TEXT], time[32];
+
+    summary_make(&s, &a, p, o, NULL);
+    printf("recipe %s\n\n", o->recipe->name);
+    summary_print(&s, false);
+    if (verbose)
+        print_rows(p, o);
+    printf("\n");
+    printf("output   %" PRIu64 " bytes (%s) in %zu shard%s\n", o->file_bytes, bytes_text(o->file_bytes, bytes),
+           o->shard_count, o->shard_count == 1 ? "" : "s");
+    printf("read     %" PRIu64 " bytes (%s) of the source, once\n", p->read_bytes, bytes_text(p->read_bytes, read));
+    printf("work     %zu jobs on %u thread%s\n", p->job_count, size->threads, size->threads == 1 ? "" : "s");
+    printf("memory   %" PRIu64 " bytes at most (%s)\n", size->total_bytes, bytes_text(size->total_bytes, memory));
+    printf("disk     %s at the peak, in '%s'\n", bytes_text(o->file_bytes, bytes), o->dir);
+    printf("time     about %s\n", seconds_text(estimate->seconds, time));
+    arena_release(&a);
+}
+
+static void put_row(struct json_writer *w, const struct summary_row *r, bool with_error)
+{
+    json_begin_object(w, NULL);
+    w->compact = true;
+    json_put_string(w, "role", r->group);
+    json_put_string(w, "from", r->from);
+    json_put_string(w, "to", r->to);
+    json_put_u64(w, "weights", r->weight_count);
+    json_put_u64(w, "elements", r->elems);
+    json_put_u64(w, "bytes_in", r->in_bytes);
+    json_put_u64(w, "bytes_out", r->out_bytes);
+    if (with_error && r->quantized)
+        json_put_double(w, "error", weight_error_relative(&r->error));
+    json_end(w, '}');
+    w->compact = false;
+}
+
+static void put_shards(struct json_writer *w, const struct plan_output *o, const struct run_result *result)
+{
+    json_begin_array(w, "shards");
+    for (size_t i = 0; i < o->shard_count; i++) {
+        json_begin_object(w, NULL);
+        w->compact = true;
+        json_put_string(w, "name", o->shards[i].name);
+        json_put_u64(w, "bytes", o->shards[i].bytes);
+        if (result)
+            json_put_string(w, "sha256", result->sha256[i]);
+        json_end(w, '}');
+        w->compact = false;
+    }
+    json_end(w, ']');
+}
+
+void plan_print_json(const struct plan *p, size_t output, const struct run_result *result, const struct run_size *size,
+                     const struct estimate *estimate)
+{
+    const struct plan_output *o = &p->outputs[output];
+    struct arena a = {0};
+    struct buf text = {0};
+    struct json_writer w = {.out = &text};
+    struct summary s;
+
+    summary_make(&s, &a, p, o, result);
+    json_begin_object(&w, NULL);
+    json_put_string(&w, "recipe", o->recipe->name);
+    json_put_string(&w, "destination", o->dir);
+    json_put_u64(&w, "output_bytes", o->file_bytes);
+    json_put_u64(&w, "tensor_bytes", o->tensor_bytes);
+    json_put_u64(&w, "read_bytes", p->read_bytes);
+    json_put_u64(&w, "jobs", p->job_count);
+    if (size) {
+        json_put_u64(&w, "threads", size->threads);
+        json_put_u64(&w, "memory_bytes", size->total_bytes);
+    }
+    if (estimate)
+        json_put_double(&w, "seconds", estimate->seconds);
+    json_begin_array(&w, "rows");
+    for (size_t i = 0; i < s.row_count; i++)
+        put_row(&w, &s.rows[i], result != NULL);
+    json_end(&w, ']');
+    put_shards(&w, o, result);
+    json_begin_array(&w, "dropped");
+    for (size_t i = 0; i < p->drop_count; i++)
+        json_put_string(&w, NULL, p->drops[i].name);
+    json_end(&w, ']');
+    json_end(&w, '}');
+    printf("%s\n", text.data);
+    buf_release(&text);
+    arena_release(&a);
+}

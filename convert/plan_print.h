@@ -1,0 +1,18 @@
+/* The plan in words and as JSON: what --dry-run prints. */
+#ifndef CONVERT_PLAN_PRINT_H
+#define CONVERT_PLAN_PRINT_H
+
+#include <stdbool.h>
+
+#include "convert/estimate.h"
+#include "convert/plan.h"
+#include "convert/run.h"
+
+/* verbose: every row. All to stdout. */
+void plan_print(const struct plan *p, size_t output, const struct run_size *size, const struct estimate *estimate,
+                bool verbose);
+/* size and estimate, or result, may be NULL. */
+void plan_print_json(const struct plan *p, size_t output, const struct run_result *result, const struct run_size *size,
+                     const struct estimate *estimate);
+
+#endif

@@ -1,0 +1,48 @@
+/* The executor: a reader, workers, a writer and a hasher around a ring of
+ * buffers that are allocated before the first job. Reads run ahead of work,
+ * writes and hashes behind it, each in job order. Threads and memory change
+ * the time, never a byte. */
+#ifndef CONVERT_RUN_H
+#define CONVERT_RUN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "convert/plan.h"
+#include "convert/stage.h"
+#include "formats/base/err.h"
+#include "formats/base/hash.h"
+#include "formats/base/progress.h"
+
+struct run_options {
+    unsigned threads;      /* workers; 0: one per CPU */
+    uint64_t memory_bytes; /* budget for buffers, scratch and tables; 0: as much as helps */
+};
+
+/* What the run learnt about one output. */
+struct run_result {
+    struct weight_error *errors;    /* one per row */
+    char (*sha256)[HASH_HEX_BYTES]; /* one per shard */
+};
+
+struct journal;
+
+/* How many buffers, and what they need with everything else. ERR_LIMIT, with both numbers, when not even one
+ * worker with one buffer fits the budget. */
+struct run_size {
+    unsigned threads;
+    size_t slot_count;
+    uint64_t slot_bytes, scratch_bytes, fixed_bytes, total_bytes;
+};
+bool run_size(const struct plan *p, const struct run_options *o, struct run_size *size, struct err *e) CHECKED;
+
+void run_result_init(struct run_result *r, struct plan *p, size_t output); /* arrays in the plan's arena */
+
+/* Runs the jobs that the journal does not have yet; stages and results have one per output, and every shard ends
+ * whole and durable in its stage. The error of the lowest-numbered failing job is the one reported. After an error
+ * the stage holds what was done and the journal says so: journal->jobs_durable. */
+bool run_plan(struct plan *p, const struct run_options *o, struct stage *stages, struct journal *journal,
+              struct run_result *results, struct progress *progress, struct err *e) CHECKED;
+
+#endif

@@ -1,0 +1,129 @@
+/* Block int4: the specification. */
+#include "quant/int4.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#define CODE_MIN (-8.0f)
+#define CODE_MAX 7.0f
+#define LANES    16
+
+static float bf16_value(uint16_t code)
+{
+    uint32_t bits = (uint32_t)code << 16;
+    float x;
+
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static float clamp(float t, float lo, float hi)
+{
+    t = t > lo ? t : lo;
+    return t < hi ? t : hi;
+}
+
+uint16_t int4_scale_code(float scale, bool asym)
+{
+    float magnitude = clamp(fabsf(scale), INT4_SCALE_MIN, asym ? INT4_SCALE_MAX_ASYM : INT4_SCALE_MAX);
+    uint32_t bits;
+
+    memcpy(&bits, &magnitude, sizeof bits);
+    bits += 0x7FFF + (bits >> 16 & 1);
+    return (uint16_t)(bits >> 16 | (signbit(scale) ? 0x8000 : 0));
+}
+
+void int4_decode_ref(float *x, size_t x_stride, const struct int4_rows *q)
+{
+    size_t groups = q->cols / q->group_cols;
+
+    for (size_t row = 0; row < q->rows; row++) {
+        const uint32_t *words = q->words + row * q->words_stride;
+
+        for (size_t c = 0; c < q->cols; c++) {
+            size_t group = row * groups + c / q->group_cols;
+            int zero = q->zeros ? q->zeros[group] : 0;
+            int code = (int)(words[c / 8] >> (4 * (c % 8)) & 15) - 8;
+
+            x[row * x_stride + c] = (float)(code - zero) * bf16_value(q->scales[group]);
+        }
+    }
+}
+
+static float fold(const float lanes[LANES])
+{
+    float sums[LANES];
+
+    memcpy(sums, lanes, sizeof sums);
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++)
+            sums[i] += sums[i + half];
+    return sums[0];
+}
+
+static struct row_error round_row(const struct int4_rows *q, size_t row, const float *w)
+{
+    const uint16_t *scales = q->scales + row * (q->cols / q->group_cols);
+    const int8_t *zeros = q->zeros ? q->zeros + row * (q->cols / q->group_cols) : NULL;
+    uint32_t *words = q->words + row * q->words_stride;
+    float error2[LANES] = {0}, energy2[LANES] = {0};
+
+    memset(words, 0, (q->cols + 7) / 8 * sizeof *words);
+    for (size_t c = 0; c < q->cols; c++) {
+        float scale = bf16_value(scales[c / q->group_cols]);
+        float zero = zeros ? (float)zeros[c / q->group_cols] : 0.0f;
+        float code = nearbyintf(clamp(w[c] / scale + zero, CODE_MIN, CODE_MAX));
+        float off = w[c] - (code - zero) * scale;
+
+        words[c / 8] |= (uint32_t)((int)code + 8) << (4 * (c % 8));
+        error2[c % LANES] += off * off;
+        energy2[c % LANES] += w[c] * w[c];
+    }
+    return (struct row_error){.error2 = fold(error2), .energy2 = fold(energy2)};
+}
+
+void int4_round_ref(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err)
+{
+    for (size_t row = 0; row < q->rows; row++)
+        err[row] = round_row(q, row, x + row * x_stride);
+}
+
+static void absmax_symmetric(uint16_t *scale, const float *w, size_t n)
+{
+    float amax = 0;
+
+    for (size_t j = 0; j < n; j++)
+        amax = fabsf(w[j]) > amax ? fabsf(w[j]) : amax;
+    *scale = int4_scale_code(amax > 0 ? amax / 7.5f : 1.0f, false);
+}
+
+static void absmax_asymmetric(uint16_t *scale, int8_t *zero, const float *w, size_t n)
+{
+    float min = 0, max = 0;
+
+    for (size_t j = 0; j < n; j++) {
+        min = w[j] < min ? w[j] : min;
+        max = w[j] > max ? w[j] : max;
+    }
+    float range = max - min < FLT_MAX ? max - min : FLT_MAX;
+
+    *scale = int4_scale_code(range > 0 ? range / 15.0f : 1.0f, true);
+    *zero = range > 0 ? (int8_t)nearbyintf(clamp(CODE_MIN - min / bf16_value(*scale), CODE_MIN, CODE_MAX)) : 0;
+}
+
+void int4_absmax_ref(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err)
+{
+    size_t groups = q->cols / q->group_cols;
+
+    for (size_t row = 0; row < q->rows; row++)
+        for (size_t g = 0; g < groups; g++) {
+            const float *w = x + row * x_stride + g * q->group_cols;
+
+            if (q->zeros)
+                absmax_asymmetric(q->scales + row * groups + g, q->zeros + row * groups + g, w, q->group_cols);
+            else
+                absmax_symmetric(q->scales + row * groups + g, w, q->group_cols);
+        }
+    int4_round_ref(q, x, x_stride, err);
+}

@@ -1,0 +1,153 @@
+/* The table of kernels, and which of them this machine is given. */
+#include "quant/kernel.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include "quant/bf16.h"
+#include "quant/e2m1.h"
+#include "quant/e4m3.h"
+#include "quant/e5m2.h"
+#include "quant/e8m0.h"
+#include "quant/f16.h"
+#include "quant/int4.h"
+#include "quant/reduce.h"
+
+static bool ref_usable(void)
+{
+    return true;
+}
+
+#if defined(__x86_64__)
+/* __builtin_cpu_supports also asks whether the OS keeps the registers. It does not know f16c by name in every
+ * compiler; those registers are AVX's. */
+static bool avx2_usable(void)
+{
+    unsigned a, b, c, d;
+    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
+static bool avx512_usable(void)
+{
+    return avx2_usable() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
+static const struct kernel kernels[] = {
+    {
+        .name = "ref",
+        .usable = ref_usable,
+        .bf16_decode = bf16_decode_ref,
+        .bf16_encode = bf16_encode_ref,
+        .f16_decode = f16_decode_ref,
+        .f16_encode = f16_encode_ref,
+        .f32_check = f32_check_ref,
+        .absmax = absmax_ref,
+        .e4m3_decode = e4m3_decode_ref,
+        .e4m3_encode = e4m3_encode_ref,
+        .e4m3_to_bf16 = e4m3_to_bf16_ref,
+        .e5m2_decode = e5m2_decode_ref,
+        .e5m2_encode = e5m2_encode_ref,
+        .e8m0_decode = e8m0_decode_ref,
+        .e2m1_decode = e2m1_decode_ref,
+        .e2m1_encode = e2m1_encode_ref,
+        .row_error = row_error_ref,
+        .int4_decode = int4_decode_ref,
+        .int4_absmax = int4_absmax_ref,
+        .int4_search = int4_search_ref,
+    },
+#if defined(__x86_64__)
+    {
+        .name = "avx2",
+        .usable = avx2_usable,
+        .bf16_decode = bf16_decode_avx2,
+        .bf16_encode = bf16_encode_avx2,
+        .f16_decode = f16_decode_avx2,
+        .f16_encode = f16_encode_avx2,
+        .f32_check = f32_check_avx2,
+        .absmax = absmax_avx2,
+        .e4m3_decode = e4m3_decode_avx2,
+        .e4m3_encode = e4m3_encode_avx2,
+        .e4m3_to_bf16 = e4m3_to_bf16_avx2,
+        .e5m2_decode = e5m2_decode_avx2,
+        .e5m2_encode = e5m2_encode_avx2,
+        .e8m0_decode = e8m0_decode_avx2,
+        .e2m1_decode = e2m1_decode_avx2,
+        .e2m1_encode = e2m1_encode_avx2,
+        .row_error = row_error_avx2,
+        .int4_decode = int4_decode_avx2,
+        .int4_absmax = int4_absmax_avx2,
+        .int4_search = int4_search_avx2,
+    },
+    {
+        .name = "avx512",
+        .usable = avx512_usable,
+        .bf16_decode = bf16_decode_avx512,
+        .bf16_encode = bf16_encode_avx512,
+        .f16_decode = f16_decode_avx512,
+        .f16_encode = f16_encode_avx512,
+        .f32_check = f32_check_avx512,
+        .absmax = absmax_avx512,
+        .e4m3_decode = e4m3_decode_avx512,
+        .e4m3_encode = e4m3_encode_avx512,
+        .e4m3_to_bf16 = e4m3_to_bf16_avx512,
+        .e5m2_decode = e5m2_decode_avx512,
+        .e5m2_encode = e5m2_encode_avx512,
+        .e8m0_decode = e8m0_decode_avx512,
+        .e2m1_decode = e2m1_decode_avx512,
+        .e2m1_encode = e2m1_encode_avx512,
+        .row_error = row_error_avx512,
+        .int4_decode = int4_decode_avx512,
+        .int4_absmax = int4_absmax_avx512,
+        .int4_search = int4_search_avx512,
+    },
+#endif
+};
+
+static const struct kernel *picked = &kernels[0];
+
+size_t kernel_count(void)
+{
+    return sizeof kernels / sizeof kernels[0];
+}
+
+const struct kernel *kernel_at(size_t i)
+{
+    return &kernels[i];
+}
+
+static bool pick_named(const char *name, struct err *e)
+{
+    for (size_t i = 0; i < kernel_count(); i++) {
+        if (strcmp(kernels[i].name, name) != 0)
+            continue;
+        if (!kernels[i].usable())
+            return err_set(e, ERR_USAGE, "QUERN_CPU is '%s', which this machine cannot run", name);
+        picked = &kernels[i];
+        return true;
+    }
+    return err_set(e, ERR_USAGE, "QUERN_CPU is '%s', which is none of 'ref', 'avx2', 'avx512'", name);
+}
+
+/* The table goes from slow to fast. */
+bool kernel_pick(struct err *e)
+{
+    const char *name = getenv("QUERN_CPU");
+
+    if (name)
+        return pick_named(name, e);
+    for (size_t i = 0; i < kernel_count(); i++)
+        if (kernels[i].usable())
+            picked = &kernels[i];
+    return true;
+}
+
+const struct kernel *kernel_get(void)
+{
+    return picked;
+}
