@@ -10,7 +10,10 @@ static struct {
 static const struct opt rows[] = {
     {.name = "json", .kind = OPT_FLAG, .value = &opts.json, .help = "print JSON, with exact numbers"},
     {.name = "tensors", .kind = OPT_FLAG, .value = &opts.tensors, .help = "list every tensor as well"},
-    {.name = "quiet", .letter = 'q', .kind = OPT_FLAG, .value = &opts.quiet,
+    {.name = "quiet",
+     .letter = 'q',
+     .kind = OPT_FLAG,
+     .value = &opts.quiet,
      .help = "print the health findings only, and nothing when there are none"},
     {.name = NULL},
 };

@@ -48,7 +48,7 @@ struct inspection {
     size_t row_count;
     struct inspect_sum main, mtp, other; /* other: of unknown role, in neither of the first two */
     uint64_t active_parameters;
-    uint64_t active_bytes; /* as stored, with scales: what decoding one token at batch 1 reads */
+    uint64_t active_bytes;                    /* as stored, with scales: what decoding one token at batch 1 reads */
     uint64_t kv_latent_bytes, kv_heads_bytes; /* per token, BF16: MLA's latent; all heads' keys and values */
     uint64_t dense_layers, moe_layers;
     uint64_t mtp_layers_stored; /* with at least one weight */

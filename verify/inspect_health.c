@@ -103,9 +103,9 @@ static void promise_experts(struct promise *p, uint64_t layer)
 
 static void promise_layer(struct promise *p, uint64_t layer)
 {
-    static const char *const always[] = {"input_layernorm.weight",    "post_attention_layernorm.weight",
-                                         "self_attn.kv_a_proj_with_mqa.weight", "self_attn.kv_a_layernorm.weight",
-                                         "self_attn.kv_b_proj.weight", "self_attn.o_proj.weight"};
+    static const char *const always[] = {
+        "input_layernorm.weight",          "post_attention_layernorm.weight", "self_attn.kv_a_proj_with_mqa.weight",
+        "self_attn.kv_a_layernorm.weight", "self_attn.kv_b_proj.weight",      "self_attn.o_proj.weight"};
     static const char *const low_rank_q[] = {"self_attn.q_a_proj.weight", "self_attn.q_a_layernorm.weight",
                                              "self_attn.q_b_proj.weight"};
     static const char *const dense[] = {"mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"};

@@ -4,6 +4,7 @@
 
 #include "formats/json.h"
 #include "verify/inspect.h"
+#include "verify/report_text.h"
 
 #define NUMBER_TEXT 40
 
@@ -62,8 +63,9 @@ static void print_head(const struct inspection *in, struct buf *out)
     if (in->moe_layers)
         buf_printf(out, " (%" PRIu64 " dense, %" PRIu64 " MoE)", in->dense_layers, in->moe_layers);
     buf_printf(out, "; MTP: %" PRIu64 " declared, %" PRIu64 " stored\n", a->mtp_layers, in->mtp_layers_stored);
-    buf_printf(out, "  dimensions     hidden %" PRIu64 ", %" PRIu64 " heads of %" PRIu64 "+%" PRIu64 " (value %" PRIu64
-                    "), KV latent %" PRIu64 ", vocabulary %s\n",
+    buf_printf(out,
+               "  dimensions     hidden %" PRIu64 ", %" PRIu64 " heads of %" PRIu64 "+%" PRIu64 " (value %" PRIu64
+               "), KV latent %" PRIu64 ", vocabulary %s\n",
                a->hidden_size, a->heads, a->qk_nope_dim, a->qk_rope_dim, a->v_dim, a->kv_lora_rank,
                grouped(a->vocab_size, n[0]));
     if (a->experts)
@@ -154,14 +156,6 @@ static void print_tensors(const struct inspection *in, struct buf *out)
     buf_puts(out, "\n");
 }
 
-/* Names come from files and this goes to a terminal: no control characters. */
-static void disarm(char *text, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i++)
-        if (((unsigned char)text[i] < 0x20 && text[i] != '\n') || text[i] == 0x7f)
-            text[i] = '?';
-}
-
 void inspect_print_text(const struct inspection *in, const struct inspect_show *show, struct buf *out)
 {
     size_t from = out->bytes;
@@ -178,8 +172,7 @@ void inspect_print_text(const struct inspection *in, const struct inspect_show *
         if (in->finding_count == 0)
             buf_puts(out, "    ok       nothing found\n");
     }
-    if (out->bytes > from)
-        disarm(out->data + from, out->bytes - from);
+    report_disarm(out, from);
 }
 
 static void put_sum(struct json_writer *w, const struct inspect_sum *sum)

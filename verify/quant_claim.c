@@ -18,12 +18,28 @@ struct claim_group {
     struct scheme scheme;
 };
 
+/* NULL for a member of nothing, so that look-ups can be chained. */
+static const struct json *member(const struct json *object, const char *key)
+{
+    return object ? json_get(object, key) : NULL;
+}
+
+static const struct json *first(const struct json *list)
+{
+    return list ? json_first(list) : NULL;
+}
+
+static size_t count_of(const struct json *list)
+{
+    return list ? json_count(list) : 0;
+}
+
 static bool read_names(struct quant_claim *q, const struct json *list, struct claim_name **names, size_t *count,
                        struct err *e)
 {
-    *names = arena_array(&q->arena, json_count(list) + 1, sizeof **names);
+    *names = arena_array(&q->arena, count_of(list) + 1, sizeof **names);
     *count = 0;
-    for (const struct json *m = json_first(list); m; m = json_next(m)) {
+    for (const struct json *m = first(list); m; m = json_next(m)) {
         const char *s = json_string(m);
         if (!s)
             return err_set(e, ERR_FORMAT, "a module name is %s", json_type_name(json_type(m)));
@@ -54,22 +70,22 @@ static uint32_t read_u32(const struct json_doc *d, const struct json *v)
 static struct scheme read_scheme(const struct json_doc *d, const struct json *weights)
 {
     struct scheme s = {.kind = SCHEME_RAW};
-    uint32_t bits = read_u32(d, json_get(weights, "num_bits"));
-    const struct json *strategy = json_get(weights, "strategy"), *symmetric = json_get(weights, "symmetric");
-    const struct json *block = json_get(weights, "block_structure");
+    uint32_t bits = read_u32(d, member(weights, "num_bits"));
+    const struct json *strategy = member(weights, "strategy"), *symmetric = member(weights, "symmetric");
+    const struct json *block = member(weights, "block_structure");
 
-    if (is_text(json_get(weights, "type"), "float") && bits == 8) {
+    if (is_text(member(weights, "type"), "float") && bits == 8) {
         s.kind = SCHEME_FP8_TENSOR;
         if (is_text(strategy, "channel"))
             s.kind = SCHEME_FP8_CHANNEL;
-        if (is_text(strategy, "block") && json_count(block) == 2) {
+        if (is_text(strategy, "block") && count_of(block) == 2) {
             s.kind = SCHEME_FP8_BLOCK;
-            s.block_rows = read_u32(d, json_first(block));
-            s.block_cols = read_u32(d, json_next(json_first(block)));
+            s.block_rows = read_u32(d, first(block));
+            s.block_cols = read_u32(d, json_next(first(block)));
         }
-    } else if (bits == 4 && !is_text(json_get(weights, "type"), "float")) {
+    } else if (bits == 4 && !is_text(member(weights, "type"), "float")) {
         s.kind = SCHEME_INT4;
-        s.group_cols = is_text(strategy, "channel") ? 0 : read_u32(d, json_get(weights, "group_size"));
+        s.group_cols = is_text(strategy, "channel") ? 0 : read_u32(d, member(weights, "group_size"));
         s.asymmetric = symmetric && json_type(symmetric) == JSON_BOOL && !json_bool(symmetric);
     }
     return s;
@@ -78,13 +94,13 @@ static struct scheme read_scheme(const struct json_doc *d, const struct json *we
 static bool read_compressed_tensors(struct quant_claim *q, const struct json_doc *d, const struct json *claim,
                                     struct err *e)
 {
-    const struct json *groups = json_get(claim, "config_groups");
+    const struct json *groups = member(claim, "config_groups");
 
-    q->groups = arena_array(&q->arena, json_count(groups) + 1, sizeof *q->groups);
-    for (const struct json *m = json_first(groups); m; m = json_next(m)) {
+    q->groups = arena_array(&q->arena, count_of(groups) + 1, sizeof *q->groups);
+    for (const struct json *m = first(groups); m; m = json_next(m)) {
         struct claim_group *g = &q->groups[q->group_count++];
-        const struct json *weights = json_get(m, "weights");
-        if (!read_names(q, json_get(m, "targets"), &g->targets, &g->target_count, e))
+        const struct json *weights = member(m, "weights");
+        if (!read_names(q, member(m, "targets"), &g->targets, &g->target_count, e))
             return err_in(e, "targets of '%s'", json_key(m));
         if (!weights || json_type(weights) != JSON_OBJECT)
             return err_set(e, ERR_FORMAT, "'%s' has no \"weights\" object", json_key(m));
@@ -92,20 +108,20 @@ static bool read_compressed_tensors(struct quant_claim *q, const struct json_doc
     }
     if (q->group_count == 0)
         return err_set(e, ERR_FORMAT, "\"config_groups\" is empty or absent");
-    return read_names(q, json_get(claim, "ignore"), &q->ignore, &q->ignore_count, e) || err_in(e, "ignore");
+    return read_names(q, member(claim, "ignore"), &q->ignore, &q->ignore_count, e) || err_in(e, "ignore");
 }
 
 static bool read_fp8(struct quant_claim *q, const struct arch *arch, const struct json *claim, struct err *e)
 {
-    const struct json *ignore = json_get(claim, "ignored_layers");
+    const struct json *ignore = member(claim, "ignored_layers");
 
     q->groups = arena_array(&q->arena, 1, sizeof *q->groups);
     q->group_count = 1;
     q->groups[0].scheme = (struct scheme){.kind = arch->quant_block_rows ? SCHEME_FP8_BLOCK : SCHEME_FP8_TENSOR,
                                           .block_rows = (uint32_t)arch->quant_block_rows,
                                           .block_cols = (uint32_t)arch->quant_block_cols};
-    if (!ignore || json_count(ignore) == 0)
-        ignore = json_get(claim, "modules_to_not_convert");
+    if (!ignore || count_of(ignore) == 0)
+        ignore = member(claim, "modules_to_not_convert");
     return read_names(q, ignore, &q->ignore, &q->ignore_count, e) || err_in(e, "modules_to_not_convert");
 }
 
@@ -119,9 +135,9 @@ bool quant_claim_open(struct quant_claim *q, const struct arch *arch, const char
         return true;
     if (!json_parse(&d, config, bytes, JSON_STRICT, e))
         goto done;
-    const struct json *claim = json_get(d.root, "quantization_config");
+    const struct json *claim = member(d.root, "quantization_config");
     if (!claim)
-        claim = json_get(json_get(d.root, "text_config"), "quantization_config");
+        claim = member(member(d.root, "text_config"), "quantization_config");
     ok = arch->quant == QUANT_FP8 ? read_fp8(q, arch, claim, e) : read_compressed_tensors(q, &d, claim, e);
 done:
     json_release(&d);
@@ -166,8 +182,10 @@ bool quant_claim_find(const struct quant_claim *q, const struct weight *w, struc
 {
     if (w->id.part != NAME_WEIGHT && w->id.part != NAME_PACKED)
         return false;
-    /* Engines build every other module without quantization, whatever the config says. */
-    if (!role_get(w->id.role)->quantizable || names_match(q->ignore, q->ignore_count, w))
+    /* Engines build every other module without quantization, whatever the config says, unless it is stored so. */
+    const struct role_info *role = role_get(w->id.role);
+    bool plain = w->stored.kind == SCHEME_PLAIN || w->stored.kind == SCHEME_RAW;
+    if ((!role->quantizable && (plain || !role->linear)) || names_match(q->ignore, q->ignore_count, w))
         return false;
     for (size_t i = 0; i < q->group_count; i++)
         if (q->quant == QUANT_FP8 || names_match(q->groups[i].targets, q->groups[i].target_count, w)) {
@@ -202,7 +220,8 @@ const char *quant_claim_text(struct quant_claim *q, const struct arch *arch)
         buf_printf(&text, "compressed-tensors %s: ", arch->quant_format ? arch->quant_format : "");
     for (size_t i = 0; i < q->group_count; i++)
         buf_printf(&text, "%s%s", i ? ", " : "",
-                   q->groups[i].scheme.kind == SCHEME_RAW ? "not known here" : scheme_text(&q->groups[i].scheme, scheme));
+                   q->groups[i].scheme.kind == SCHEME_RAW ? "not known here"
+                                                          : scheme_text(&q->groups[i].scheme, scheme));
     if (arch->quant_ue8m0)
         buf_puts(&text, " ue8m0");
     result = arena_strdup(&q->arena, text.data ? text.data : "");

@@ -9,12 +9,27 @@
 static struct v3_layout layout;
 
 static const struct opt options[] = {
-    {.name = "layers", .kind = OPT_U64, .value = &layout.layers, .arg = "N",
-     .help = "main layers (61); an MTP layer follows", .min = 1, .max = 1000},
-    {.name = "experts", .kind = OPT_U64, .value = &layout.experts, .arg = "N",
-     .help = "routed experts of a layer (256), a multiple of 8", .min = 8, .max = 4096},
-    {.name = "shards", .kind = OPT_U64, .value = &layout.shards, .arg = "N",
-     .help = "files to spread the tensors over (163)", .min = 1, .max = 10000},
+    {.name = "layers",
+     .kind = OPT_U64,
+     .value = &layout.layers,
+     .arg = "N",
+     .help = "main layers (61); an MTP layer follows",
+     .min = 1,
+     .max = 1000},
+    {.name = "experts",
+     .kind = OPT_U64,
+     .value = &layout.experts,
+     .arg = "N",
+     .help = "routed experts of a layer (256), a multiple of 8",
+     .min = 8,
+     .max = 4096},
+    {.name = "shards",
+     .kind = OPT_U64,
+     .value = &layout.shards,
+     .arg = "N",
+     .help = "files to spread the tensors over (163)",
+     .min = 1,
+     .max = 10000},
     {.name = NULL},
 };
 
