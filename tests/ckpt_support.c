@@ -38,13 +38,12 @@ static float draw(uint64_t *state, bool scale)
     return scale ? 1.0f / (float)(32u << (r & 3)) : (float)((int)(r & 255) - 128) / 128.0f;
 }
 
-static uint16_t to_f16(float x)
+/* Of a drawn value: it is zero, or normal in half precision and exact. */
+static uint16_t to_f16(uint32_t bits)
 {
-    _Float16 h = (_Float16)x;
-    uint16_t bits;
+    uint32_t exponent = (bits >> 23 & 255) - 112;
 
-    memcpy(&bits, &h, sizeof bits);
-    return bits;
+    return (bits & 0x7fffffff) == 0 ? 0 : (uint16_t)((bits >> 16 & 0x8000) | exponent << 10 | (bits >> 13 & 0x3ff));
 }
 
 static void fill_floats(void *data, enum dtype_id dtype, size_t elems, uint64_t state, bool scale)
@@ -56,7 +55,7 @@ static void fill_floats(void *data, enum dtype_id dtype, size_t elems, uint64_t 
         if (dtype == DTYPE_F32)
             ((uint32_t *)data)[i] = bits;
         else
-            ((uint16_t *)data)[i] = dtype == DTYPE_BF16 ? (uint16_t)(bits >> 16) : to_f16(x);
+            ((uint16_t *)data)[i] = dtype == DTYPE_BF16 ? (uint16_t)(bits >> 16) : to_f16(bits);
     }
 }
 
