@@ -278,7 +278,6 @@ TEST(arch, what_does_not_fit_is_refused_by_name)
         {"a zero size", "hidden_size", "0", ERR_FORMAT, "'hidden_size' is 0, below 1"},
         {"an absurd size", "hidden_size", "71680000", ERR_LIMIT, "'hidden_size' is 71680000, past the limit 131072"},
         {"absurd layers", "num_hidden_layers", "1001", ERR_LIMIT, "past the limit 1000"},
-        {"grouped-query attention", "num_key_value_heads", "8", ERR_UNSUPPORTED, "num_key_value_heads"},
         {"an activation", "hidden_act", "\"gelu\"", ERR_UNSUPPORTED, "'hidden_act' is 'gelu'"},
         {"a scoring", "scoring_func", "\"sqrtsoftplus\"", ERR_UNSUPPORTED, "'scoring_func' is 'sqrtsoftplus'"},
         {"a top-k method", "topk_method", "\"hash\"", ERR_UNSUPPORTED, "'topk_method' is 'hash'"},
@@ -309,6 +308,17 @@ TEST(arch, what_does_not_fit_is_refused_by_name)
         EXPECT_FALSE(parse(&arch, &a, with(&a, text, rows[i].key, rows[i].value), &e));
         EXPECT_ERR(e, rows[i].code, rows[i].part);
     }
+    arena_release(&a);
+}
+
+TEST(arch, the_number_of_key_value_heads_decides_nothing)
+{
+    struct arena a = {0};
+    struct arch arch;
+    struct err e = {0};
+
+    EXPECT_OK(parse(&arch, &a, with(&a, model_config(&a, &models[MODEL_V3]), "num_key_value_heads", "1"), &e), e);
+    EXPECT_EQ_U64(128, arch.heads);
     arena_release(&a);
 }
 
