@@ -31,7 +31,7 @@ static void source_hash(const struct plan *p, char hex[HASH_HEX_BYTES])
 
     for (size_t i = 0; i < c->shard_count; i++) {
         const struct shard *s = &c->shards[i];
-        buf_printf(&text, "%s %" PRIu64 " %" PRIu64 "\n", s->name, s->bytes, s->data_offset);
+        buf_printf(&text, "%s %" PRIu64 " %" PRIu64 " %" PRId64 "\n", s->name, s->bytes, s->data_offset, s->mtime_ns);
     }
     buf_add(&text, c->config, c->config_bytes);
     hash_hex(text.data, text.bytes, hex);
