@@ -100,7 +100,7 @@ static bool choose(struct err *e)
 {
     if (strcmp(dtype, "fp8") != 0 && strcmp(dtype, "bf16") != 0)
         return err_set(e, ERR_USAGE, "--dtype is '%s', which is neither 'fp8' nor 'bf16'", dtype);
-    layout.fp8 = strcmp(dtype, "fp8") == 0;
+    layout.store = strcmp(dtype, "fp8") == 0 ? V3_FP8 : V3_BF16;
     if (!choose_size(e))
         return false;
     if (layout.dense_layers > layout.layers)
@@ -120,7 +120,7 @@ int main(int argc, char **argv)
     v3_layout_published(&layout);
     layout.vocab = 2048;
     layout.mtp_layers = 0;
-    layout.fill = synthetic_weights_fill;
+    layout.fill_piece = synthetic_weights_fill;
     layout.ctx = &weights;
     if (!opt_parse(&spec, argc, argv, &dir, &operand_count, &help, &e))
         goto failed;

@@ -20,7 +20,7 @@ struct synthetic_weights {
 };
 
 void synthetic_weights_init(struct synthetic_weights *w, uint64_t seed);
-/* struct v3_layout's fill, with a struct synthetic_weights behind ctx. */
+/* struct v3_layout's fill_piece, with a struct synthetic_weights behind ctx. */
 void synthetic_weights_fill(void *ctx, const struct tensor *t, uint64_t offset, void *data, size_t bytes);
 
 #endif
