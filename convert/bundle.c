@@ -201,6 +201,17 @@ static void fill_rows(struct manifest *m, const struct plan *p, const struct pla
     }
 }
 
+static void list_sources(struct manifest *m, struct arena *a, const struct plan *p, const struct run_result *result)
+{
+    const struct checkpoint *c = &p->source->checkpoint;
+
+    m->sources = arena_array(a, c->shard_count, sizeof *m->sources);
+    for (size_t i = 0; i < c->shard_count; i++)
+        if (result->source_sha256[i][0] != '\0')
+            m->sources[m->source_count++] = (struct manifest_file){
+                .name = c->shards[i].name, .bytes = c->shards[i].bytes, .sha256 = result->source_sha256[i]};
+}
+
 static int compare_files(const void *a, const void *b)
 {
     return strcmp(((const struct manifest_file *)a)->name, ((const struct manifest_file *)b)->name);
@@ -224,6 +235,7 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     qsort(l->items, l->count, sizeof *l->items, compare_files);
     m.files = l->items;
     m.file_count = l->count;
+    list_sources(&m, l->arena, p, result);
     m.rows = arena_array(l->arena, p->weight_count, sizeof *m.rows);
     fill_rows(&m, p, o, result);
     m.drops = arena_array(l->arena, p->drop_count, sizeof *m.drops);

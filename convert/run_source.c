@@ -71,6 +71,9 @@ void run_source_init(struct run_source *s, const struct plan *p, bool hash, bool
     list_last_jobs(s);
     if (!hash)
         return;
+    s->recorded = mem_alloc(p->source->checkpoint.shard_count);
+    for (size_t i = 0; i < p->source->checkpoint.shard_count; i++)
+        s->recorded[i] = sha256[i][0] != '\0';
     s->hashes = mem_alloc(p->source->checkpoint.shard_count * sizeof *s->hashes);
     s->block = mem_aligned(BLOCK_BYTES);
     list_gaps(s);
@@ -182,5 +185,6 @@ void run_source_release(struct run_source *s)
     mem_free(s->next_gap);
     mem_free(s->last_job);
     mem_free(s->block);
+    mem_free(s->recorded);
     *s = (struct run_source){0};
 }

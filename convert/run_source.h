@@ -20,6 +20,7 @@ struct run_source {
     struct source_gap *gaps;     /* what no job reads, by shard and offset */
     size_t gap_count;
     size_t *next_gap;            /* per shard: index into gaps */
+    bool *recorded;              /* per shard: the journal has its hash */
     uint8_t *block;              /* for reading gaps */
     char (*sha256)[HASH_HEX_BYTES]; /* per shard; borrowed; "" until known */
 };
