@@ -1,10 +1,13 @@
-# Quern. `make demo` and `make check` do everything from a bare Debian; README says the rest.
+# Quern. `make demo` and `make check` do everything from a bare Debian; README.md says the rest.
 #
-#   make            build/quern                 make check      set up, build, run every test
-#   make demo       the main job on the sample  make bench      ratios against the machine's limits
-#   make install    PREFIX=/usr/local DESTDIR=  make clean
-#   SAN=1           AddressSanitizer and UBSan, in their own object folder
-#   WERROR=         for a compiler newer than ours
+#   make                 build/quern            make check           set up, build, run every test
+#   make demo            the main job, shown    make bench           ratios against the machine's limits
+#   make install         PREFIX= DESTDIR=       make uninstall       the same
+#   make fuzz T=json     one fuzz target        make t F='json.*'    one area's unit tests
+#   make deps            install what is missing (Debian)            make format, make clean
+#
+#   SAN=1                AddressSanitizer and UBSan, in their own folders; SAN=thread: ThreadSanitizer
+#   WERROR=              for a compiler newer than ours
 
 CC       ?= gcc
 CXX      ?= g++
@@ -20,7 +23,9 @@ ifeq ($(origin CXX),default)
 CXX := g++
 endif
 
+# A kind of build has its own objects and its own programs, so that kinds do not mix.
 KIND := release
+BIN := $(BUILD)
 OPTIMIZE := -O2 -g
 ifeq ($(SAN),1)
 KIND := san
@@ -30,10 +35,19 @@ ifeq ($(SAN),thread)
 KIND := tsan
 OPTIMIZE := -O1 -g -fsanitize=thread
 endif
+ifeq ($(SAN),fuzz)
+KIND := fuzz
+CC := clang
+OPTIMIZE := -O1 -g -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
+endif
+ifneq ($(KIND),release)
+BIN := $(BUILD)/$(KIND)
+endif
 OBJ := $(BUILD)/obj/$(KIND)
 
 PACKAGES := zlib libcjson openssl oniguruma
 DEBIAN_PACKAGES := gcc g++ make pkg-config zlib1g-dev libcjson-dev libssl-dev libonig-dev libgtest-dev mandoc
+FUZZ_PACKAGES := clang libclang-rt-14-dev
 
 # Evaluated when first used, so that `make deps` may run before pkg-config exists.
 PKG_CFLAGS = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES)))$(PKG_CFLAGS)
@@ -45,50 +59,117 @@ CWARN := $(WARN) -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Ws
 CFLAGS_ALL = -std=c17 -D_GNU_SOURCE -DQUERN_VERSION='"$(VERSION)"' -I. $(OPTIMIZE) $(CWARN) -ffp-contract=off -pthread -MMD -MP $(PKG_CFLAGS) $(ISA) $(CFLAGS)
 CXXFLAGS_ALL = -std=c++17 -D_GNU_SOURCE -I. $(OPTIMIZE) $(WARN) -ffp-contract=off -pthread -MMD -MP $(CXXFLAGS)
 LIBS = $(PKG_LIBS) -lm -pthread
+LINK = @mkdir -p $(@D) && echo "  LD  $@" && $(CC) $(OPTIMIZE) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # The instruction set of a kernel file is in its name.
 %_avx2.o: ISA := -mavx2 -mf16c
 %_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mf16c
 
-SOURCES := $(sort $(wildcard formats/base/*.c formats/*.c quant/*.c verify/*.c convert/*.c))
 MAIN := convert/main.c
-LIBRARY := $(filter-out $(MAIN),$(SOURCES))
-TESTS := $(sort $(wildcard tests/*_test.c tests/*_support.c))
-LIBRARY_OBJ := $(LIBRARY:%.c=$(OBJ)/%.o)
-TEST_OBJ := $(TESTS:%.c=$(OBJ)/%.o) $(OBJ)/tests/ct.o
+SOURCES := $(sort $(wildcard formats/base/*.c formats/*.c quant/*.c verify/*.c convert/*.c))
+LIBRARY_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(filter-out $(MAIN),$(SOURCES)))
 
-QUERN := $(BUILD)/quern
-TEST_BIN := $(BUILD)/quern-test
-ifneq ($(KIND),release)
-QUERN := $(BUILD)/$(KIND)/quern
-TEST_BIN := $(BUILD)/$(KIND)/quern-test
-endif
+# Generators: a .c beside a header is shared code, the others are programs.
+GENERATE_SHARED := $(patsubst %.h,%.c,$(wildcard samples/generate/*.h))
+GENERATE_OBJ := $(GENERATE_SHARED:%.c=$(OBJ)/%.o)
+GENERATORS := $(patsubst samples/generate/%.c,$(BIN)/%,$(filter-out $(GENERATE_SHARED),$(wildcard samples/generate/*.c)))
+
+TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(sort $(wildcard tests/*.c))) $(OBJ)/tests/ct.o
+BENCHES := $(patsubst tests/bench/bench_%.c,$(BIN)/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
+
+QUERN := $(BIN)/quern
+TEST_BIN := $(BIN)/quern-test
 
 .PHONY: all
 all: $(QUERN)
 
 $(QUERN): $(OBJ)/convert/main.o $(LIBRARY_OBJ)
-	@mkdir -p $(@D)
-	$(CC) $(OPTIMIZE) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(LINK)
 
-$(TEST_BIN): $(TEST_OBJ) $(LIBRARY_OBJ)
-	@mkdir -p $(@D)
-	$(CXX) $(OPTIMIZE) $(LDFLAGS) -o $@ $^ $(GTEST_LIBS) $(LIBS)
+$(GENERATORS): $(BIN)/%: $(OBJ)/samples/generate/%.o $(GENERATE_OBJ) $(LIBRARY_OBJ)
+	$(LINK)
 
-$(OBJ)/%.o: %.c
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -c -o $@ $<
+$(BENCHES): $(BIN)/bench/%: $(OBJ)/tests/bench/bench_%.o $(GENERATE_OBJ) $(LIBRARY_OBJ)
+	$(LINK)
 
-$(OBJ)/%.o: %.cc
+$(TEST_BIN): $(TEST_OBJ) $(GENERATE_OBJ) $(LIBRARY_OBJ)
 	@mkdir -p $(@D)
-	$(CXX) $(CXXFLAGS_ALL) -c -o $@ $<
+	@echo "  LD  $@"
+	@$(CXX) $(OPTIMIZE) $(LDFLAGS) -o $@ $^ $(GTEST_LIBS) $(LIBS)
+
+$(OBJ)/%.o: %.c Makefile
+	@mkdir -p $(@D)
+	@echo "  CC  $<"
+	@$(CC) $(CFLAGS_ALL) -c -o $@ $<
+
+$(OBJ)/%.o: %.cc Makefile
+	@mkdir -p $(@D)
+	@echo "  CXX $<"
+	@$(CXX) $(CXXFLAGS_ALL) -c -o $@ $<
 
 -include $(shell test -d $(BUILD)/obj && find $(BUILD)/obj -name '*.d')
+
+# What follows starts from a bare machine: first the packages, then a second make that may ask pkg-config.
+# It uses every CPU, unless the caller chose a number.
+AGAIN = +@$(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+
+.PHONY: deps
+deps:
+	@sh tests/deps.sh $(DEBIAN_PACKAGES)
+
+.PHONY: check
+check: deps
+	$(AGAIN) $(QUERN) $(TEST_BIN) $(GENERATORS)
+	@QUERN=$(QUERN) TEST_BIN=$(TEST_BIN) OUT=$(BIN)/check sh tests/check.sh
+
+.PHONY: demo
+demo: deps
+	$(AGAIN) $(QUERN)
+	@QUERN=$(QUERN) sh samples/demo.sh
+
+.PHONY: bench
+bench: deps
+	$(AGAIN) $(QUERN) $(BENCHES) $(GENERATORS)
+	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
 
 # One area's tests while working on it: make t F='json.*'
 .PHONY: t
 t: $(TEST_BIN)
 	$(TEST_BIN) --gtest_brief=1 --gtest_filter='$(F)'
+
+# make fuzz T=json ARGS=-max_total_time=60. What it finds goes to build/fuzz; what is worth keeping, by hand, to the corpus.
+.PHONY: fuzz
+fuzz:
+	@sh tests/deps.sh $(DEBIAN_PACKAGES) $(FUZZ_PACKAGES)
+	$(AGAIN) SAN=fuzz $(BUILD)/fuzz/$(T)
+	@mkdir -p $(BUILD)/fuzz/new/$(T) tests/fuzz/corpus/$(T)
+	$(BUILD)/fuzz/$(T) -artifact_prefix=$(BUILD)/fuzz/$(T)- $(ARGS) $(BUILD)/fuzz/new/$(T) tests/fuzz/corpus/$(T)
+
+$(BUILD)/fuzz/%: $(OBJ)/tests/fuzz/fuzz_%.o $(LIBRARY_OBJ)
+	@mkdir -p $(@D)
+	$(CC) $(OPTIMIZE) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(LIBS)
+
+MAN1 := $(wildcard man/*.1)
+MAN5 := $(wildcard man/*.5)
+RECIPES := $(wildcard samples/recipes/*.json)
+TO = $(DESTDIR)$(PREFIX)
+
+.PHONY: install
+install: $(QUERN)
+	install -D -m 755 $(QUERN) $(TO)/bin/quern
+	install -D -m 644 -t $(TO)/share/man/man1 $(MAN1)
+	install -D -m 644 -t $(TO)/share/man/man5 $(MAN5)
+	install -D -m 644 -t $(TO)/share/doc/quern README.md LICENSE
+	$(if $(RECIPES),install -D -m 644 -t $(TO)/share/quern/recipes $(RECIPES))
+
+.PHONY: uninstall
+uninstall:
+	rm -f $(TO)/bin/quern $(MAN1:man/%=$(TO)/share/man/man1/%) $(MAN5:man/%=$(TO)/share/man/man5/%)
+	rm -rf $(TO)/share/doc/quern $(TO)/share/quern
+
+.PHONY: format
+format:
+	clang-format -i $(shell git ls-files '*.c' '*.h' '*.cc')
 
 .PHONY: clean
 clean:

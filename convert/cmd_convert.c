@@ -22,6 +22,12 @@ static const struct opt_command spec = {
     .opts = opts,
 };
 
+/* --also takes what --to and --recipe take. */
+static bool find_recipe(struct recipe *r, const char *name, struct err *e)
+{
+    return recipe_to(r, name, e) || recipe_load(r, name, e);
+}
+
 static int run(const char *const *operands, size_t operand_count, struct err *e)
 {
     struct recipe recipe = {0};
@@ -33,7 +39,7 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
         return status;
     }
     if (to ? recipe_to(&recipe, to, e) : recipe_load(&recipe, recipe_name, e))
-        status = conversion_run(&options, operands[0], operands[1], &recipe, e);
+        status = conversion_run(&options, operands[0], operands[1], &recipe, find_recipe, e);
     recipe_release(&recipe);
     return status;
 }

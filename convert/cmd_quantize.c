@@ -30,7 +30,7 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
         return status;
     }
     if (recipe_load(&recipe, recipe_name, e))
-        status = conversion_run(&options, operands[0], operands[1], &recipe, e);
+        status = conversion_run(&options, operands[0], operands[1], &recipe, recipe_load, e);
     recipe_release(&recipe);
     return status;
 }

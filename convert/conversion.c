@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "convert/bundle.h"
+#include "convert/journal.h"
 #include "convert/plan.h"
 #include "convert/plan_print.h"
 #include "convert/run.h"
@@ -18,24 +19,25 @@
 #define SPARE_BYTES (16u << 20)
 #define SPARE_BYTES_PER_WEIGHT 1024u
 
-static uint64_t needed_bytes(const struct plan *p)
+static uint64_t needed_bytes(const struct plan *p, size_t output)
 {
-    uint64_t bytes = 0;
-
-    for (size_t o = 0; o < p->output_count; o++)
-        bytes += p->outputs[o].file_bytes + SPARE_BYTES + p->weight_count * SPARE_BYTES_PER_WEIGHT;
-    return bytes;
+    return p->outputs[output].file_bytes + SPARE_BYTES + p->weight_count * SPARE_BYTES_PER_WEIGHT;
 }
 
+/* Outputs on one file system share its room. */
 static bool check_space(const struct plan *p, struct err *e)
 {
-    uint64_t free_bytes = 0, need = needed_bytes(p);
-
-    if (!path_free_bytes(p->outputs[0].dir, &free_bytes, e))
-        return false;
-    if (free_bytes < need)
-        return err_set(e, ERR_IO, "not enough room for '%s': %llu bytes needed, %llu free", p->outputs[0].dir,
-                       (unsigned long long)need, (unsigned long long)free_bytes);
+    for (size_t o = 0; o < p->output_count; o++) {
+        uint64_t free_bytes = 0, need = 0;
+        for (size_t k = 0; k < p->output_count; k++)
+            if (path_same_device(p->outputs[o].dir, p->outputs[k].dir))
+                need += needed_bytes(p, k);
+        if (!path_free_bytes(p->outputs[o].dir, &free_bytes, e))
+            return false;
+        if (free_bytes < need)
+            return err_set(e, ERR_IO, "not enough room for '%s': %llu bytes needed, %llu free", p->outputs[o].dir,
+                           (unsigned long long)need, (unsigned long long)free_bytes);
+    }
     return true;
 }
 
@@ -57,137 +59,240 @@ static void note_limits(const struct plan *p, const struct plan_output *o)
     mem_free(list);
 }
 
+#define FALL_BACKS_LISTED 8u
+
+static void note_fall_backs(const struct plan *p, const struct plan_output *o)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < p->weight_count; i++)
+        if (o->rows[i].fell_back && count++ < FALL_BACKS_LISTED)
+            log_note("'%s' stays wider: %s", p->weights[i]->name, o->rows[i].why);
+    if (count > FALL_BACKS_LISTED)
+        log_note("%zu more weights stay wider; --dry-run --verbose lists them", count - FALL_BACKS_LISTED);
+}
+
 static void note_plan(const struct plan *p)
 {
-    const struct plan_output *o = &p->outputs[0];
-    size_t fell_back = 0;
-
     for (size_t i = 0; i < p->source->checkpoint.note_count; i++)
         log_note("%s", p->source->checkpoint.notes[i]);
-    for (size_t i = 0; i < p->weight_count; i++)
-        if (o->rows[i].fell_back && fell_back++ < 8)
-            log_note("'%s' stays wider: %s", p->weights[i]->name, o->rows[i].why);
-    if (fell_back > 8)
-        log_note("%zu more weights stay wider; --dry-run --verbose lists them", fell_back - 8);
     if (p->drop_count > 0)
         log_note("%zu source tensors are left out, '%s' first: %s", p->drop_count, p->drops[0].name, p->drops[0].why);
-    note_limits(p, o);
+    for (size_t o = 0; o < p->output_count; o++) {
+        note_fall_backs(p, &p->outputs[o]);
+        note_limits(p, &p->outputs[o]);
+    }
 }
 
 /* config.json is made before the first weight is read: what cannot be said there fails now. */
-static bool check_config(const struct plan *p, struct err *e)
+static bool check_configs(const struct plan *p, struct err *e)
 {
-    struct buf config = {0};
-    bool ok = bundle_config(p, &p->outputs[0], &config, e);
-
-    buf_release(&config);
-    return ok;
+    for (size_t o = 0; o < p->output_count; o++) {
+        struct buf config = {0};
+        bool ok = bundle_config(p, &p->outputs[o], &config, e);
+        buf_release(&config);
+        if (!ok)
+            return err_in(e, "recipe '%s'", p->outputs[o].recipe->name);
+    }
+    return true;
 }
 
-static bool run_and_write(const struct conversion *c, struct plan *p, struct stage *stage, struct run_result *result,
-                          struct err *e)
+/* ---- results ---- */
+
+static void print_output(const struct plan *p, size_t output, const struct run_result *result)
+{
+    struct arena a = {0};
+    struct summary s;
+    char in[BYTES_TEXT], out[BYTES_TEXT];
+    const struct plan_output *o = &p->outputs[output];
+    const struct checkpoint *c = &p->source->checkpoint;
+
+    summary_make(&s, &a, p, o, result);
+    summary_print(&s, true);
+    printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text(c->tensor_bytes, in), c->shard_count,
+           c->shard_count == 1 ? "" : "s", o->dir, bytes_text(o->file_bytes, out), o->shard_count,
+           o->shard_count == 1 ? "" : "s");
+    arena_release(&a);
+}
+
+static void print_results(const struct conversion *c, const struct plan *p, const struct run_result *results)
+{
+    for (size_t o = 0; o < p->output_count; o++) {
+        if (c->json)
+            plan_print_json(p, o, &results[o], NULL, NULL);
+        else
+            print_output(p, o, &results[o]);
+    }
+}
+
+/* ---- the run ---- */
+
+struct work {
+    struct stage *stages; /* one per output */
+    struct run_result *results;
+    struct journal journal;
+};
+
+static bool open_stages(const struct conversion *c, struct plan *p, struct work *w, struct err *e)
+{
+    for (size_t o = 0; o < p->output_count; o++) {
+        run_result_init(&w->results[o], p, o);
+        if (!stage_open(&w->stages[o], p->outputs[o].dir, p->source->checkpoint.dir, c->force, c->restart, e))
+            return false;
+    }
+    if (!journal_open(&w->journal, stage_path(&w->stages[0], JOURNAL_NAME), p, w->results, e))
+        return err_in(e, "destination '%s'", p->outputs[0].dir);
+    for (size_t o = 0; o < p->output_count && w->journal.jobs_done == 0; o++)
+        if (o > 0 && !stage_clear(&w->stages[o], e)) /* the first holds the journal, and opens its files anew */
+            return false;
+    return true;
+}
+
+static bool run_and_publish(const struct conversion *c, struct plan *p, struct work *w, struct err *e)
 {
     struct run_options options = {.threads = (unsigned)c->threads, .memory_bytes = c->memory_bytes};
     struct bundle_options bundle = {.base_model = c->base_model};
     struct progress *progress = progress_new("converting", p->read_bytes + p->write_bytes, c->quiet);
-    bool ok = run_plan(p, &options, stage, result, progress, e);
+    bool ok = run_plan(p, &options, w->stages, &w->journal, w->results, progress, e);
 
     progress_end(progress, ok);
-    return ok && bundle_write(p, 0, result, &bundle, stage, e) && stage_publish(stage, e);
+    for (size_t o = 0; o < p->output_count && ok; o++)
+        ok = bundle_write(p, o, &w->results[o], &bundle, &w->stages[o], e);
+    /* The first holds the journal, and goes last. */
+    for (size_t o = p->output_count; o > 0 && ok; o--)
+        ok = stage_publish(&w->stages[o - 1], e);
+    return ok;
 }
 
-static void print_result(const struct conversion *c, const struct plan *p, const struct run_result *result)
+/* Worth going on with: something is done, and it was the system or the user that stopped us, not the input. */
+static bool worth_keeping(const struct work *w, const struct err *e)
 {
-    if (c->json) {
-        plan_print_json(p, 0, result, NULL, NULL);
-        return;
-    }
-    struct arena a = {0};
-    struct summary s;
-    char in[BYTES_TEXT], out[BYTES_TEXT];
-    const struct plan_output *o = &p->outputs[0];
-
-    summary_make(&s, &a, p, o, result);
-    summary_print(&s, true);
-    printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text(p->source->checkpoint.tensor_bytes, in),
-           p->source->checkpoint.shard_count, p->source->checkpoint.shard_count == 1 ? "" : "s", o->dir,
-           bytes_text(o->file_bytes, out), o->shard_count, o->shard_count == 1 ? "" : "s");
-    arena_release(&a);
+    return w->journal.jobs_durable > 0 && (e->code == ERR_IO || e->code == ERR_CANCELLED);
 }
 
 static bool convert(const struct conversion *c, struct plan *p, struct err *e)
 {
-    struct stage stage = {0};
-    struct run_result result = {0};
-    const struct checkpoint *source = &p->source->checkpoint;
-    bool ok = false;
+    struct work w = {
+        .stages = arena_array(&p->arena, p->output_count, sizeof *w.stages),
+        .results = arena_array(&p->arena, p->output_count, sizeof *w.results),
+    };
+    bool ok = open_stages(c, p, &w, e) && run_and_publish(c, p, &w, e);
+    bool keep = !ok && (worth_keeping(&w, e) || e->code == ERR_USAGE);
 
-    if (!check_space(p, e) || !stage_open(&stage, p->outputs[0].dir, source->dir, c->force, false, e))
-        return false;
-    if (!run_and_write(c, p, &stage, &result, e))
-        goto done;
-    print_result(c, p, &result);
-    ok = true;
-done:
-    stage_release(&stage, false);
+    if (ok)
+        print_results(c, p, w.results);
+    else if (keep && e->code != ERR_USAGE)
+        log_note("%zu of %zu jobs are safe; the same command goes on from there", w.journal.jobs_durable, p->job_count);
+    journal_close(&w.journal);
+    for (size_t o = 0; o < p->output_count; o++)
+        stage_release(&w.stages[o], keep);
     return ok;
 }
 
-static bool dry_run(const struct conversion *c, const struct plan *p, struct err *e)
+static bool dry_run(const struct conversion *c, const struct plan *p, const struct run_size *size, struct err *e)
 {
-    struct run_options options = {.threads = (unsigned)c->threads, .memory_bytes = c->memory_bytes};
-    struct run_size size = {0};
     struct estimate estimate = {0};
 
-    if (!run_size(p, &options, &size, e) || !estimate_plan(&estimate, p, size.threads, e))
+    if (!estimate_plan(&estimate, p, size->threads, e))
         return false;
-    if (c->json)
-        plan_print_json(p, 0, NULL, &size, &estimate);
-    else
-        plan_print(p, 0, &size, &estimate, c->verbose);
+    for (size_t o = 0; o < p->output_count; o++) {
+        if (c->json)
+            plan_print_json(p, o, NULL, size, &estimate);
+        else
+            plan_print(p, o, size, &estimate, c->verbose);
+    }
     return check_space(p, e);
 }
 
-static bool plan_and_go(const struct conversion *c, struct source *source, const char *dst,
-                        const struct recipe *recipe, struct err *e)
+static bool plan_and_go(const struct conversion *c, const struct plan_options *options, struct source *source,
+                        struct err *e)
 {
-    struct plan_target target = {.dir = dst, .recipe = recipe};
-    struct plan_options options = {
-        .targets = &target,
-        .target_count = 1,
-        .shard_bytes = c->shard_bytes,
-        .allow_unfused = c->allow_unfused,
-        .keep_unknown = c->keep_unknown,
-    };
+    struct run_options run = {.threads = (unsigned)c->threads, .memory_bytes = c->memory_bytes};
+    struct run_size size = {0};
     struct plan p = {0};
     bool ok = false;
 
-    if (!plan_open(&p, source, &options, e))
+    if (!plan_open(&p, source, options, e))
         return err_in(e, "source '%s'", source->checkpoint.path);
-    struct run_options run = {.threads = (unsigned)c->threads, .memory_bytes = c->memory_bytes};
-    struct run_size size = {0};
-    if (!check_config(&p, e) || !run_size(&p, &run, &size, e))
+    if (!check_configs(&p, e) || !run_size(&p, &run, &size, e))
         goto done;
     note_plan(&p);
-    ok = c->dry_run ? dry_run(c, &p, e) : convert(c, &p, e);
+    if (c->dry_run)
+        ok = dry_run(c, &p, &size, e);
+    else
+        ok = check_space(&p, e) && convert(c, &p, e);
 done:
     plan_close(&p);
     return ok;
 }
 
-int conversion_run(const struct conversion *c, const char *src, const char *dst, const struct recipe *recipe,
-                   struct err *e)
+/* ---- targets ---- */
+
+static bool parse_also(const char *text, recipe_source *find, struct recipe *recipe, struct plan_target *target,
+                       struct err *e)
 {
+    /* A type may hold colons ("int4:g32:DIR"): the folder begins behind the last that leaves a known recipe. */
+    for (const char *colon = strrchr(text, ':'); colon && colon > text;) {
+        char name[256];
+        size_t bytes = (size_t)(colon - text);
+        struct err refused = {0};
+        if (bytes < sizeof name && colon[1] != '\0') {
+            memcpy(name, text, bytes);
+            name[bytes] = '\0';
+            if (find(recipe, name, &refused)) {
+                *target = (struct plan_target){.dir = colon + 1, .recipe = recipe};
+                return true;
+            }
+        }
+        for (colon--; colon > text && *colon != ':'; colon--) {
+        }
+    }
+    return err_set(e, ERR_USAGE, "--also '%s' is not RECIPE:DIR with a recipe that is known", text);
+}
+
+static bool check_targets(const struct conversion *c, const struct source *source, const struct plan_options *o,
+                          struct err *e)
+{
+    for (size_t i = 0; i < o->target_count; i++) {
+        if (!stage_check(o->targets[i].dir, source->checkpoint.dir, c->force || c->dry_run, e))
+            return false;
+        for (size_t k = 0; k < i; k++)
+            if (strcmp(o->targets[i].dir, o->targets[k].dir) == 0 || path_same(o->targets[i].dir, o->targets[k].dir))
+                return err_set(e, ERR_USAGE, "two outputs go to '%s'", o->targets[i].dir);
+    }
+    return true;
+}
+
+int conversion_run(const struct conversion *c, const char *src, const char *dst, const struct recipe *recipe,
+                   recipe_source *find, struct err *e)
+{
+    size_t count = 1 + c->also.count;
+    struct plan_target *targets = mem_alloc(count * sizeof *targets);
+    struct recipe *recipes = mem_alloc(count * sizeof *recipes);
+    struct plan_options options = {
+        .targets = targets,
+        .target_count = count,
+        .shard_bytes = c->shard_bytes,
+        .keep_shards = c->keep_shards,
+        .allow_unfused = c->allow_unfused,
+        .keep_unknown = c->keep_unknown,
+    };
     struct source source = {0};
     bool ok = false;
 
     log_set_level(c->quiet ? LOG_QUIET : c->verbose ? LOG_VERBOSE : LOG_NORMAL);
-    if (!source_open(&source, src, true, e))
+    targets[0] = (struct plan_target){.dir = dst, .recipe = recipe};
+    for (size_t i = 1; i < count; i++)
+        if (!parse_also(c->also.items[i - 1], find, &recipes[i], &targets[i], e))
+            goto done;
+    if (!source_open(&source, src, true, e) || !check_targets(c, &source, &options, e))
         goto done;
-    if (!stage_check(dst, source.checkpoint.dir, c->force || c->dry_run, e))
-        goto done;
-    ok = plan_and_go(c, &source, dst, recipe, e);
+    ok = plan_and_go(c, &options, &source, e);
 done:
     source_close(&source);
+    for (size_t i = 0; i < count; i++)
+        recipe_release(&recipes[i]);
+    mem_free(recipes);
+    mem_free(targets);
     return ok ? 0 : err_exit_status(e->code);
 }

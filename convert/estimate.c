@@ -42,26 +42,11 @@ static bool measure_read(const struct plan *p, uint8_t *block, double *rate, str
     return true;
 }
 
-static const char *existing_parent(struct arena *a, const char *path)
-{
-    char *dir = arena_strdup(a, path);
-
-    while (!path_is_dir(dir)) {
-        char *slash = strrchr(dir, '/');
-        if (!slash)
-            return ".";
-        if (slash == dir)
-            return "/";
-        *slash = '\0';
-    }
-    return dir;
-}
-
 /* A file without a name (O_TMPFILE) where the bundle would go; where there is none such, no rate. */
 static double measure_write(const char *dir, const uint8_t *block)
 {
     struct arena a = {0};
-    int fd = open(existing_parent(&a, dir), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+    int fd = open(path_nearest(&a, dir), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
     double begin = now_seconds(), spent = 0;
     uint64_t bytes = 0;
 

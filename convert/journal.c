@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "formats/base/file.h"
@@ -32,10 +31,6 @@ static void source_hash(const struct plan *p, char hex[HASH_HEX_BYTES])
 
     for (size_t i = 0; i < c->shard_count; i++) {
         const struct shard *s = &c->shards[i];
-        struct stat st = {0};
-        /* A shard that --delete-source took has no times to compare; its size and header stay known. */
-        if (s->file.fd_plus_1 > 0)
-            (void)fstat(s->file.fd_plus_1 - 1, &st);
         buf_printf(&text, "%s %" PRIu64 " %" PRIu64 "\n", s->name, s->bytes, s->data_offset);
     }
     buf_add(&text, c->config, c->config_bytes);
@@ -213,6 +208,7 @@ bool journal_open(struct journal *j, const char *path, const struct plan *p, str
         ok = append(j, &facts, e);
     else
         ok = read_records(j, p, results, text + facts.bytes, e) && cut_half_line(j, text, bytes, e);
+    j->jobs_durable = j->jobs_done;
 done:
     mem_free(text);
     buf_release(&facts);
@@ -227,6 +223,7 @@ void journal_job(struct journal *j, const struct plan *p, size_t job, const stru
     for (size_t o = 0; o < p->output_count; o++)
         buf_printf(&j->pending, " %a %a %" PRIu64, per_output[o].error2, per_output[o].energy2, per_output[o].weights);
     buf_puts(&j->pending, "\n");
+    j->jobs_done = job + 1;
 }
 
 void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256)
@@ -241,6 +238,7 @@ bool journal_flush(struct journal *j, struct err *e)
     if (!append(j, &j->pending, e))
         return false;
     j->pending.bytes = 0;
+    j->jobs_durable = j->jobs_done;
     return true;
 }
 

@@ -27,7 +27,8 @@ struct journal {
     int fd_plus_1; /* 0: closed */
     char *path;    /* owned */
     struct buf pending; /* records whose bytes are not yet synced */
-    size_t jobs_done;   /* jobs 0 .. jobs_done-1 were done by earlier runs */
+    size_t jobs_done;    /* jobs 0 .. jobs_done-1 are recorded, or waiting in `pending` */
+    size_t jobs_durable; /* of these, on disk */
 };
 
 /* Opens or creates the journal of a plan. A journal that is there must have the same facts: else ERR_USAGE naming

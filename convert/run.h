@@ -26,6 +26,8 @@ struct run_result {
     char (*sha256)[HASH_HEX_BYTES]; /* one per shard */
 };
 
+struct journal;
+
 /* How many buffers, and what they need with everything else. ERR_LIMIT, with both numbers, when not even one
  * worker with one buffer fits the budget. */
 struct run_size {
@@ -35,9 +37,12 @@ struct run_size {
 };
 bool run_size(const struct plan *p, const struct run_options *o, struct run_size *size, struct err *e) CHECKED;
 
-/* Runs all jobs; stages has one per output, and every shard ends whole and durable in it. results: one per output,
- * arrays in the plan's arena. The error of the lowest-numbered failing job is the one reported. */
-bool run_plan(struct plan *p, const struct run_options *o, struct stage *stages, struct run_result *results,
-              struct progress *progress, struct err *e) CHECKED;
+void run_result_init(struct run_result *r, struct plan *p, size_t output); /* arrays in the plan's arena */
+
+/* Runs the jobs that the journal does not have yet; stages and results have one per output, and every shard ends
+ * whole and durable in its stage. The error of the lowest-numbered failing job is the one reported. After an error
+ * the stage holds what was done and the journal says so: journal->jobs_durable. */
+bool run_plan(struct plan *p, const struct run_options *o, struct stage *stages, struct journal *journal,
+              struct run_result *results, struct progress *progress, struct err *e) CHECKED;
 
 #endif

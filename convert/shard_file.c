@@ -14,19 +14,16 @@ struct stash_piece {
 };
 
 bool shard_file_open(struct shard_file *s, const char *path, uint64_t bytes, const void *prefix, size_t prefix_bytes,
-                     struct err *e)
+                     bool resume, struct err *e)
 {
     *s = (struct shard_file){0};
-    if (!output_open(&s->file, path, bytes, false, e))
+    if (!output_open(&s->file, path, bytes, resume, e))
         return false;
     s->open = true;
-    hash_init(&s->hash);
-    if (!output_write(&s->file, 0, prefix, prefix_bytes, e)) {
-        shard_file_release(s);
-        return false;
-    }
-    shard_file_hash(s, 0, prefix, prefix_bytes);
-    return true;
+    s->file.keep = true;
+    s->prefix = prefix;
+    s->prefix_bytes = prefix_bytes;
+    return output_write(&s->file, 0, prefix, prefix_bytes, e);
 }
 
 bool shard_file_write(struct shard_file *s, uint64_t offset, const void *data, size_t bytes, struct err *e)
@@ -64,10 +61,21 @@ static void stash_drop_first(struct shard_file *s, size_t count)
         memmove(s->stash, s->stash + count, s->stash_count * sizeof *s->stash);
 }
 
+static void begin(struct shard_file *s)
+{
+    if (s->begun)
+        return;
+    s->begun = true;
+    hash_init(&s->hash);
+    hash_update(&s->hash, s->prefix, s->prefix_bytes);
+    s->hashed = s->given = s->prefix_bytes;
+}
+
 void shard_file_hash(struct shard_file *s, uint64_t offset, const void *data, size_t bytes)
 {
     size_t taken = 0;
 
+    begin(s);
     s->given += bytes;
     if (s->read_back || bytes == 0)
         return;
@@ -84,9 +92,19 @@ void shard_file_hash(struct shard_file *s, uint64_t offset, const void *data, si
     stash_drop_first(s, taken);
 }
 
+bool shard_file_sync(struct shard_file *s, struct err *e)
+{
+    if (!s->begun || s->done || s->synced == s->given)
+        return true;
+    if (!output_sync(&s->file, e))
+        return false;
+    s->synced = s->given;
+    return true;
+}
+
 bool shard_file_complete(const struct shard_file *s)
 {
-    return s->given == s->file.bytes;
+    return s->begun && !s->done && s->given == s->file.bytes;
 }
 
 static bool hash_again(struct shard_file *s, struct err *e)
@@ -115,6 +133,7 @@ done:
 
 bool shard_file_commit(struct shard_file *s, struct err *e)
 {
+    begin(s);
     assert(shard_file_complete(s));
     if (s->read_back && !hash_again(s, e))
         return false;
@@ -122,19 +141,15 @@ bool shard_file_commit(struct shard_file *s, struct err *e)
     if (!output_commit(&s->file, e))
         return false;
     s->done = true;
-    shard_file_release(s);
     return true;
 }
 
 void shard_file_release(struct shard_file *s)
 {
-    if (!s->open)
-        return;
     stash_drop_first(s, s->stash_count);
     mem_free(s->stash);
     s->stash = NULL;
     s->stash_room = 0;
     hash_release(&s->hash);
     output_release(&s->file);
-    s->open = false;
 }

@@ -25,19 +25,29 @@ struct shard_file {
     size_t stash_count, stash_room;
     uint64_t stash_bytes;
     bool read_back;
-    bool open, done;
+    uint64_t synced; /* `given` at the last sync */
+    const void *prefix;  /* borrowed: the first bytes, hashed when hashing begins */
+    size_t prefix_bytes;
+    bool open;  /* the writer's: set once */
+    bool begun; /* the hasher's: hash holds something */
+    bool done;  /* the hasher's: durable under its name */
     char sha256[HASH_HEX_BYTES];
 };
 
-/* Creates the file with its first bytes. */
+/* Creates the file with its first bytes; resume: what an earlier run left in it stays. A shard file that is released
+ * before its commit leaves its partial file: the stage it stands in is kept for a resume, or removed whole. */
 bool shard_file_open(struct shard_file *s, const char *path, uint64_t bytes, const void *prefix, size_t prefix_bytes,
-                     struct err *e) CHECKED;
+                     bool resume, struct err *e) CHECKED;
 bool shard_file_write(struct shard_file *s, uint64_t offset, const void *data, size_t bytes, struct err *e) CHECKED;
-/* The same pieces, in any order, each once, after they were written; by one thread at a time. */
+/* The same pieces, in any order, each once, after they were written. All below here is one thread's, the hasher's;
+ * open and write are the writer's. */
 void shard_file_hash(struct shard_file *s, uint64_t offset, const void *data, size_t bytes);
+/* Written bytes are durable after this; nothing when it is not open or has nothing new. */
+bool shard_file_sync(struct shard_file *s, struct err *e) CHECKED;
 bool shard_file_complete(const struct shard_file *s); /* every byte was given */
 /* Makes the file durable under its name and fixes sha256. */
 bool shard_file_commit(struct shard_file *s, struct err *e) CHECKED;
+/* Also without a commit; idempotent. */
 void shard_file_release(struct shard_file *s);
 
 #endif

@@ -1,10 +1,13 @@
 #include "convert/stage.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include "convert/journal.h"
 #include "formats/base/file.h"
 #include "formats/base/log.h"
 #include "formats/checkpoint.h"
@@ -37,6 +40,12 @@ static bool has_content(const char *dst, struct arena *a, bool *content, struct 
     return true;
 }
 
+/* A run was killed while its files moved up: the content is its own. */
+static bool is_publishing(const char *dst, struct arena *a)
+{
+    return path_exists(path_join(a, path_join(a, dst, STAGE_FOLDER), STAGE_PUBLISHING));
+}
+
 bool stage_check(const char *dst, const char *source_dir, bool force, struct err *e)
 {
     struct arena a = {0};
@@ -53,7 +62,7 @@ bool stage_check(const char *dst, const char *source_dir, bool force, struct err
     }
     if (path_exists(dst) && !has_content(dst, &a, &content, e))
         goto done;
-    if (content && !force) {
+    if (content && !force && !is_publishing(dst, &a)) {
         err_set(e, ERR_USAGE, "destination '%s' is not empty; --force replaces what is there", dst);
         goto done;
     }
@@ -63,7 +72,25 @@ done:
     return ok;
 }
 
-bool stage_open(struct stage *s, const char *dst, const char *source_dir, bool force, bool resume, struct err *e)
+/* A folder can be locked through a descriptor of itself; the lock goes with the process. */
+static bool lock_dst(struct stage *s, struct err *e)
+{
+    int fd = open(s->dst, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return err_sys(e, "opening '%s'", s->dst);
+    s->lock_fd_plus_1 = fd + 1;
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        return err_set(e, ERR_IO, "destination '%s' is being written by another run", s->dst);
+    return true; /* file systems without locks: go on */
+}
+
+bool stage_clear(struct stage *s, struct err *e)
+{
+    return dir_remove_tree(s->dir, e) && dir_make(s->dir, e);
+}
+
+bool stage_open(struct stage *s, const char *dst, const char *source_dir, bool force, bool restart, struct err *e)
 {
     *s = (struct stage){0};
     if (!stage_check(dst, source_dir, force, e))
@@ -71,13 +98,11 @@ bool stage_open(struct stage *s, const char *dst, const char *source_dir, bool f
     s->dst = arena_strdup(&s->arena, dst);
     s->dir = path_join(&s->arena, dst, STAGE_FOLDER);
     s->made_dst = !path_exists(dst);
-    s->open = true;
-    if (!resume && !dir_remove_tree(s->dir, e))
-        goto failed;
-    if (!dir_make(s->dir, e))
-        goto failed;
-    return true;
-failed:
+    if (dir_make(s->dst, e) && lock_dst(s, e)) {
+        s->open = true;
+        if (restart ? stage_clear(s, e) : dir_make(s->dir, e))
+            return true;
+    }
     stage_release(s, false);
     return false;
 }
@@ -131,21 +156,34 @@ static bool remove_old_bundle(struct stage *s, struct err *e)
     return ok;
 }
 
+static bool stays_in_stage(const char *name)
+{
+    return strcmp(name, STAGE_PUBLISHING) == 0 || strcmp(name, JOURNAL_NAME) == 0;
+}
+
+static bool move_all(struct stage *s, char *const *names, size_t count, struct err *e)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!is_model_file(names[i]) && !stays_in_stage(names[i]) && !move_up(s, names[i], e))
+            return false;
+    for (size_t i = 0; i < MODEL_FILE_COUNT; i++)
+        if (path_exists(stage_path(s, model_files[i])) && !move_up(s, model_files[i], e))
+            return false;
+    return dir_sync(s->dst, e);
+}
+
 bool stage_publish(struct stage *s, struct err *e)
 {
     char **names = NULL;
     size_t count = 0;
 
-    if (!dir_list(s->dir, &s->arena, &names, &count, e) || !dir_sync(s->dir, e) || !remove_old_bundle(s, e))
+    if (!path_exists(stage_path(s, STAGE_PUBLISHING)) &&
+        (!remove_old_bundle(s, e) || !file_write_whole(stage_path(s, STAGE_PUBLISHING), "", 0, e)))
         return false;
-    for (size_t i = 0; i < count; i++)
-        if (!is_model_file(names[i]) && !move_up(s, names[i], e))
-            return false;
-    for (size_t i = 0; i < MODEL_FILE_COUNT; i++)
-        if (path_exists(stage_path(s, model_files[i])) && !move_up(s, model_files[i], e))
-            return false;
-    if (rmdir(s->dir) != 0)
-        return err_sys(e, "removing '%s'", s->dir);
+    if (!dir_list(s->dir, &s->arena, &names, &count, e) || !move_all(s, names, count, e))
+        return false;
+    if (!dir_remove_tree(s->dir, e))
+        return false;
     s->open = false;
     return dir_sync(s->dst, e);
 }
@@ -154,12 +192,12 @@ void stage_release(struct stage *s, bool keep)
 {
     struct err ignored = {0};
 
-    if (s->open && !keep) {
-        if (!dir_remove_tree(s->dir, &ignored))
-            log_warn("%s", ignored.text);
-        if (s->made_dst)
-            (void)rmdir(s->dst);
-    }
+    if (s->open && !keep && !dir_remove_tree(s->dir, &ignored))
+        log_warn("%s", ignored.text);
+    if (s->made_dst && !keep)
+        (void)rmdir(s->dst); /* only when nothing is in it */
+    if (s->lock_fd_plus_1 > 0)
+        close(s->lock_fd_plus_1 - 1);
     arena_release(&s->arena);
     *s = (struct stage){0};
 }

@@ -12,7 +12,7 @@
 #include "formats/safetensors.h"
 
 #define SINGLE_FILE_NAME "model.safetensors"
-#define SUFFIX ".safetensors"
+#define SUFFIX           ".safetensors"
 
 /* What only opening needs; tensors move into one array when all shards are read. */
 struct opening {

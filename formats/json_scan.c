@@ -437,8 +437,8 @@ static bool scan_number(struct scan *s)
     n.is_u64 = n.is_u64 && digits_value(s->text + begin, end - begin, &n.u64);
     if (!n.is_u64 && (s->flags & JSON_INTEGERS_ONLY)) {
         char what[120];
-        snprintf(what, sizeof what, "'%.*s' is not an integer from 0 to 2^64-1", (int)(end - begin < 40 ? end - begin : 40),
-                 s->text + begin);
+        snprintf(what, sizeof what, "'%.*s' is not an integer from 0 to 2^64-1",
+                 (int)(end - begin < 40 ? end - begin : 40), s->text + begin);
         return refuse(s, begin, what);
     }
     n.value = n.is_u64 ? (double)n.u64 : strtod(s->text + begin, NULL);

@@ -35,8 +35,8 @@ static bool header_length(const uint8_t *head, uint64_t file_bytes, uint64_t *he
         return err_set(e, ERR_LIMIT, "header length %" PRIu64 " is past the limit of %u", n,
                        SAFETENSORS_HEADER_BYTES_MAX);
     if (n > file_bytes - LENGTH_BYTES)
-        return err_set(e, ERR_FORMAT, "header length %" PRIu64 " is past the %" PRIu64 " bytes behind it in the file", n,
-                       file_bytes - LENGTH_BYTES);
+        return err_set(e, ERR_FORMAT, "header length %" PRIu64 " is past the %" PRIu64 " bytes behind it in the file",
+                       n, file_bytes - LENGTH_BYTES);
     *header_bytes = n;
     return true;
 }
@@ -171,7 +171,8 @@ static bool shape_bytes(const struct tensor *t, uint64_t *bytes, struct err *e)
     if (__builtin_mul_overflow(elems, (uint64_t)d->block_bytes * 8 / d->block_elems, &bits))
         return err_set(e, ERR_FORMAT, "shape %s of %s has more than 2^64-1 bits", shape, d->name);
     return dtype_bytes(t->dtype, elems, bytes) ||
-           err_set(e, ERR_FORMAT, "%" PRIu64 " elements of %s are %" PRIu64 " bits, not whole bytes", elems, d->name, bits);
+           err_set(e, ERR_FORMAT, "%" PRIu64 " elements of %s are %" PRIu64 " bits, not whole bytes", elems, d->name,
+                   bits);
 }
 
 /* running: where the tensors before it end. */
@@ -215,8 +216,8 @@ static bool place_tensors(struct safetensors *s, uint64_t file_bytes, struct err
                        running, data_bytes);
     if (running < data_bytes)
         return err_set(e, ERR_FORMAT,
-                       "data behind the last tensor: the tensors take %" PRIu64 " bytes, the file has %" PRIu64, running,
-                       data_bytes);
+                       "data behind the last tensor: the tensors take %" PRIu64 " bytes, the file has %" PRIu64,
+                       running, data_bytes);
     return true;
 }
 

@@ -63,7 +63,8 @@ bool safetensors_layout(struct buf *head, struct tensor *const *tensors, size_t 
     json_end(&w, '}');
     pad(head);
     if (head->bytes - LENGTH_BYTES > SAFETENSORS_HEADER_BYTES_HUB)
-        return err_set(e, ERR_LIMIT, "a header of %zu bytes for %zu tensors is past the limit of %u; use smaller shards",
+        return err_set(e, ERR_LIMIT,
+                       "a header of %zu bytes for %zu tensors is past the limit of %u; use smaller shards",
                        head->bytes - LENGTH_BYTES, count, SAFETENSORS_HEADER_BYTES_HUB);
     put_length(head);
     for (uint64_t i = 0, at = head->bytes; i < count; i++) {

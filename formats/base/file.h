@@ -52,12 +52,16 @@ bool file_copy(const char *from, const char *to, struct err *e) CHECKED;
 bool path_exists(const char *path); /* a link that leads nowhere exists */
 bool path_is_dir(const char *path);
 bool path_same(const char *a, const char *b); /* the same device and inode */
+/* The nearest existing parents are on the same file system: what is written to both shares its room. */
+bool path_same_device(const char *a, const char *b);
 bool dir_make(const char *path, struct err *e) CHECKED; /* with its parents; there already is fine */
 bool dir_sync(const char *path, struct err *e) CHECKED;
 bool dir_remove_tree(const char *path, struct err *e) CHECKED; /* absent is fine; does not follow links */
 bool dir_is_empty(const char *path);
 /* Names (not paths) of everything in a folder but . and .., sorted bytewise; in the arena. */
 bool dir_list(const char *path, struct arena *a, char ***names, size_t *count, struct err *e) CHECKED;
+/* The path itself or its nearest parent that exists; "/" or "." at the end of the search. */
+const char *path_nearest(struct arena *a, const char *path);
 /* Bytes an ordinary user may still write on the file system of the nearest existing parent of `path`. */
 bool path_free_bytes(const char *path, uint64_t *bytes, struct err *e) CHECKED;
 char *path_join(struct arena *a, const char *dir, const char *name);

@@ -65,17 +65,33 @@ bool path_same(const char *a, const char *b)
     return stat(a, &at_a) == 0 && stat(b, &at_b) == 0 && at_a.st_dev == at_b.st_dev && at_a.st_ino == at_b.st_ino;
 }
 
+const char *path_nearest(struct arena *a, const char *path)
+{
+    struct stat st;
+
+    while (stat(path, &st) != 0 && (errno == ENOENT || errno == ENOTDIR) && strcmp(path, "/") != 0 &&
+           strcmp(path, ".") != 0)
+        path = path_parent(a, path);
+    return path;
+}
+
+bool path_same_device(const char *a, const char *b)
+{
+    struct arena arena = {0};
+    struct stat at_a, at_b;
+    bool same = stat(path_nearest(&arena, a), &at_a) == 0 && stat(path_nearest(&arena, b), &at_b) == 0 &&
+                at_a.st_dev == at_b.st_dev;
+
+    arena_release(&arena);
+    return same;
+}
+
 bool path_free_bytes(const char *path, uint64_t *bytes, struct err *e)
 {
     struct arena a = {0};
     struct statvfs fs;
-    const char *at = path;
-    int result;
+    bool ok = statvfs(path_nearest(&a, path), &fs) == 0 || err_sys(e, "cannot look at the file system of '%s'", path);
 
-    while ((result = statvfs(at, &fs)) != 0 && (errno == ENOENT || errno == ENOTDIR) && strcmp(at, "/") != 0 &&
-           strcmp(at, ".") != 0)
-        at = path_parent(&a, at);
-    bool ok = result == 0 || err_sys(e, "cannot look at the file system of '%s'", path);
     if (ok)
         *bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
     arena_release(&a);

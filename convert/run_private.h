@@ -1,0 +1,58 @@
+/* Shared by run.c, run_stages.c and run_resume.c.
+ *
+ * One ring of slots; job j lives in slot j % slot_count from the moment it is read until it is hashed. Four
+ * counters say how far each stage has come; a stage works on job j when the stage before it is past j, and the
+ * reader when slot j is free again. `limit` is the number of jobs to do: a failing job lowers it to its own
+ * number, all stages stop there, and a lower-numbered failure still wins. The lock guards the counters, `limit`,
+ * `err` and `worked`; data in a slot belongs to the stage that holds its job; files are the writer's until their
+ * last byte is written, the hasher's hash and the journal are the hasher's. */
+#ifndef CONVERT_RUN_PRIVATE_H
+#define CONVERT_RUN_PRIVATE_H
+
+#include <pthread.h>
+
+#include "convert/journal.h"
+#include "convert/run.h"
+#include "convert/shard_file.h"
+
+struct slot {
+    uint8_t *in, *out;
+    struct slices from;
+    struct slices *to;            /* one per output */
+    struct weight_error *errors;  /* one per output */
+};
+
+struct line {
+    struct plan *plan;
+    struct stage *stages;
+    struct run_result *results;
+    struct progress *progress;
+    struct slot *slots;
+    size_t slot_count;
+    uint8_t **scratch;         /* one per worker */
+    struct shard_file **files; /* [output][shard] */
+    struct journal *journal;
+    uint64_t unsynced_bytes;   /* hashed since the journal was last flushed */
+
+    pthread_mutex_t lock;
+    pthread_cond_t moved;
+    size_t read, taken, written, hashed; /* jobs past each stage; for `taken`, handed to a worker */
+    size_t *worked;                      /* per slot: number of the job done in it, plus one */
+    size_t limit;
+    struct err err; /* of job `limit`, when that is less than the plan's count */
+};
+
+/* Opens an output's shard for writing, its first bytes included; nothing when it is open. */
+bool run_open_shard(struct line *l, size_t output, uint32_t shard, bool resume, struct err *e) CHECKED;
+/* Makes a shard durable under its name. */
+bool run_finish_shard(struct line *l, size_t output, uint32_t shard, struct err *e) CHECKED;
+/* Syncs what was written and then the journal's records of it. */
+bool run_sync(struct line *l, struct err *e) CHECKED;
+
+/* The stages, each to its end. (run_stages.c) */
+void run_stages(struct line *l, unsigned threads);
+
+/* Brings files and hashes to where an earlier run's journal says they are. (run_resume.c) */
+bool run_resume(struct line *l, struct err *e) CHECKED;
+
+#endif

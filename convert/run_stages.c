@@ -1,0 +1,295 @@
+/* The stages of a run: read, work, write, hash. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert/run_private.h"
+#include "formats/base/progress.h"
+#include "quant/transform.h"
+
+/* Bytes between two syncs with the journal: what a kill can cost, against stalls. */
+#define SYNC_BYTES (512u << 20)
+
+struct worker {
+    struct line *line;
+    unsigned index;
+};
+
+/* ---- moving along ---- */
+
+static void line_fail(struct line *l, size_t job, const struct err *e)
+{
+    pthread_mutex_lock(&l->lock);
+    if (job < l->limit) {
+        l->limit = job;
+        l->err = *e;
+    }
+    pthread_cond_broadcast(&l->moved);
+    pthread_mutex_unlock(&l->lock);
+}
+
+static void line_advance(struct line *l, size_t *counter)
+{
+    pthread_mutex_lock(&l->lock);
+    ++*counter;
+    pthread_cond_broadcast(&l->moved);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* ---- read ---- */
+
+static bool read_job(struct line *l, size_t number, struct err *e)
+{
+    struct plan *p = l->plan;
+    struct slot *slot = &l->slots[number % l->slot_count];
+    struct plan_slice in[PART_COUNT];
+    size_t at = 0;
+
+    plan_job_in(p, &p->jobs[number], in);
+    for (enum part part = 0; part < PART_COUNT; part++) {
+        slot->from.part[part] = NULL;
+        if (!in[part].tensor)
+            continue;
+        slot->from.part[part] = slot->in + at;
+        if (!checkpoint_read(&p->source->checkpoint, in[part].tensor, in[part].offset, slot->in + at, in[part].bytes, e))
+            return false;
+        at += (in[part].bytes + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN;
+        progress_add(l->progress, in[part].bytes);
+    }
+    return true;
+}
+
+static bool reader_may_go(const struct line *l)
+{
+    return l->read < l->hashed + l->slot_count;
+}
+
+static void *reader_main(void *arg)
+{
+    struct line *l = arg;
+
+    for (;;) {
+        struct err e = {0};
+        pthread_mutex_lock(&l->lock);
+        while (l->read < l->limit && !reader_may_go(l))
+            pthread_cond_wait(&l->moved, &l->lock);
+        size_t job = l->read;
+        bool end = job >= l->limit;
+        pthread_mutex_unlock(&l->lock);
+        if (end)
+            return NULL;
+        if (signal_cancelled())
+            err_set(&e, ERR_CANCELLED, "interrupted");
+        if (e.code != ERR_NONE || !read_job(l, job, &e))
+            line_fail(l, job, &e);
+        else
+            line_advance(l, &l->read);
+    }
+}
+
+/* ---- work ---- */
+
+static void place_outputs(struct line *l, const struct job *job, struct slot *slot, size_t output, size_t *at)
+{
+    const struct plan_row *row = &l->plan->outputs[output].rows[job->weight];
+    struct plan_slice out[PART_COUNT];
+
+    plan_job_out(l->plan, job, output, out);
+    for (enum part part = 0; part < PART_COUNT; part++) {
+        slot->to[output].part[part] = NULL;
+        if (!out[part].tensor)
+            continue;
+        if (row->scheme.method == METHOD_COPY) {
+            slot->to[output].part[part] = slot->from.part[part];
+            continue;
+        }
+        slot->to[output].part[part] = slot->out + *at;
+        *at += (out[part].bytes + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN;
+    }
+}
+
+static bool work_job(struct line *l, size_t number, void *scratch, struct err *e)
+{
+    const struct plan *p = l->plan;
+    const struct job *job = &p->jobs[number];
+    const struct weight *w = p->weights[job->weight];
+    struct slot *slot = &l->slots[number % l->slot_count];
+    size_t at = 0;
+
+    for (size_t o = 0; o < p->output_count; o++) {
+        const struct plan_row *row = &p->outputs[o].rows[job->weight];
+        struct transform t = {.kernel = kernel_get(), .from = w->stored, .to = row->scheme, .cols = w->cols};
+
+        slot->errors[o] = (struct weight_error){0};
+        place_outputs(l, job, slot, o, &at);
+        if (row->scheme.method == METHOD_COPY || row->parts[PART_CODES].dtype == DTYPE_NONE)
+            continue;
+        if (!transform_run(&t, job->row, job->count, w->rows, &slot->from, &slot->to[o], scratch, &slot->errors[o], e))
+            return err_in(e, "shard '%s', tensor '%s'", p->source->checkpoint.shards[w->parts[PART_CODES]->shard].name,
+                          w->parts[PART_CODES]->name);
+    }
+    return true;
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *me = arg;
+    struct line *l = me->line;
+
+    for (;;) {
+        struct err e = {0};
+        pthread_mutex_lock(&l->lock);
+        while (l->taken < l->limit && l->taken >= l->read)
+            pthread_cond_wait(&l->moved, &l->lock);
+        size_t job = l->taken;
+        bool end = job >= l->limit;
+        if (!end)
+            l->taken++;
+        pthread_mutex_unlock(&l->lock);
+        if (end)
+            return NULL;
+        if (!work_job(l, job, l->scratch[me->index], &e))
+            line_fail(l, job, &e);
+        else {
+            pthread_mutex_lock(&l->lock);
+            l->worked[job % l->slot_count] = job + 1;
+            pthread_cond_broadcast(&l->moved);
+            pthread_mutex_unlock(&l->lock);
+        }
+    }
+}
+
+/* ---- write and hash ---- */
+
+static bool write_job(struct line *l, size_t number, struct err *e)
+{
+    const struct plan *p = l->plan;
+    const struct job *job = &p->jobs[number];
+    struct slot *slot = &l->slots[number % l->slot_count];
+    struct plan_slice out[PART_COUNT];
+
+    for (size_t o = 0; o < p->output_count; o++) {
+        weight_error_add(&l->results[o].errors[job->weight], &slot->errors[o]);
+        plan_job_out(p, job, o, out);
+        for (enum part part = 0; part < PART_COUNT; part++) {
+            const struct tensor *t = out[part].tensor;
+            if (!t || out[part].bytes == 0)
+                continue;
+            if (!run_open_shard(l, o, t->shard, false, e))
+                return false;
+            if (!shard_file_write(&l->files[o][t->shard], t->offset + out[part].offset, slot->to[o].part[part],
+                                  out[part].bytes, e))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* After the job that gave a shard its last byte. */
+static bool finish_shards(struct line *l, const struct job *job, struct err *e)
+{
+    for (size_t o = 0; o < l->plan->output_count; o++) {
+        uint32_t shard = l->plan->outputs[o].rows[job->weight].parts[PART_CODES].shard;
+        struct shard_file *f = &l->files[o][shard];
+        if (shard_file_complete(f) && !run_finish_shard(l, o, shard, e))
+            return false;
+    }
+    return run_sync(l, e);
+}
+
+static bool hash_job(struct line *l, size_t number, struct err *e)
+{
+    const struct plan *p = l->plan;
+    const struct job *job = &p->jobs[number];
+    struct slot *slot = &l->slots[number % l->slot_count];
+    struct plan_slice out[PART_COUNT];
+    bool finished = false;
+
+    for (size_t o = 0; o < p->output_count; o++) {
+        plan_job_out(p, job, o, out);
+        for (enum part part = 0; part < PART_COUNT; part++) {
+            const struct tensor *t = out[part].tensor;
+            if (!t || out[part].bytes == 0)
+                continue;
+            struct shard_file *f = &l->files[o][t->shard];
+            shard_file_hash(f, t->offset + out[part].offset, slot->to[o].part[part], out[part].bytes);
+            progress_add(l->progress, out[part].bytes);
+            l->unsynced_bytes += out[part].bytes;
+            finished |= shard_file_complete(f);
+        }
+    }
+    journal_job(l->journal, p, number, slot->errors);
+    if (finished && !finish_shards(l, job, e))
+        return false;
+    return l->unsynced_bytes < SYNC_BYTES || run_sync(l, e);
+}
+
+static void *writer_main(void *arg)
+{
+    struct line *l = arg;
+
+    for (;;) {
+        struct err e = {0};
+        pthread_mutex_lock(&l->lock);
+        while (l->written < l->limit && l->worked[l->written % l->slot_count] != l->written + 1)
+            pthread_cond_wait(&l->moved, &l->lock);
+        size_t job = l->written;
+        bool end = job >= l->limit;
+        pthread_mutex_unlock(&l->lock);
+        if (end)
+            return NULL;
+        if (!write_job(l, job, &e))
+            line_fail(l, job, &e);
+        else
+            line_advance(l, &l->written);
+    }
+}
+
+static void *hasher_main(void *arg)
+{
+    struct line *l = arg;
+
+    for (;;) {
+        struct err e = {0};
+        pthread_mutex_lock(&l->lock);
+        while (l->hashed < l->limit && l->hashed >= l->written)
+            pthread_cond_wait(&l->moved, &l->lock);
+        size_t job = l->hashed;
+        bool end = job >= l->limit;
+        pthread_mutex_unlock(&l->lock);
+        if (end)
+            return NULL;
+        if (!hash_job(l, job, &e))
+            line_fail(l, job, &e);
+        else
+            line_advance(l, &l->hashed);
+    }
+}
+
+/* ---- threads ---- */
+
+static void start_thread(pthread_t *thread, void *(*main)(void *), void *arg)
+{
+    if (pthread_create(thread, NULL, main, arg) != 0)
+        abort(); /* as for memory: a handful of threads is a size we chose */
+}
+
+void run_stages(struct line *l, unsigned threads)
+{
+    void *(*const stages[])(void *) = {reader_main, writer_main, hasher_main};
+    pthread_t stage_threads[3];
+    pthread_t *worker_threads = mem_alloc(threads * sizeof *worker_threads);
+    struct worker *workers = mem_alloc(threads * sizeof *workers);
+
+    for (size_t i = 0; i < 3; i++)
+        start_thread(&stage_threads[i], stages[i], l);
+    for (unsigned i = 0; i < threads; i++) {
+        workers[i] = (struct worker){.line = l, .index = i};
+        start_thread(&worker_threads[i], worker_main, &workers[i]);
+    }
+    for (unsigned i = 0; i < threads; i++)
+        pthread_join(worker_threads[i], NULL);
+    for (size_t i = 0; i < 3; i++)
+        pthread_join(stage_threads[i], NULL);
+    mem_free(workers);
+    mem_free(worker_threads);
+}
