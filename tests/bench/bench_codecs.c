@@ -9,6 +9,7 @@
 #include "formats/base/mem.h"
 #include "quant/bits.h"
 #include "quant/kernel.h"
+#include "quant/transform.h"
 
 /* A row of 7168, as the matrices have them; 16 of them stay in a 1 MB L2, 2048 are past any L3 we know. */
 #define COLS        7168u
@@ -192,6 +193,68 @@ static void print_table(struct buffers *b, const char *title, size_t rows, doubl
     }
 }
 
+#define FP8_BLOCK(scale_)                                                                                              \
+    {                                                                                                                  \
+        .kind = SCHEME_FP8_BLOCK, .dtype = DTYPE_F8_E4M3, .scale = (scale_), .block_rows = BLOCK, .block_cols = BLOCK, \
+        .method = METHOD_ABSMAX                                                                                        \
+    }
+#define BF16                                                                                                           \
+    {                                                                                                                  \
+        .kind = SCHEME_PLAIN, .dtype = DTYPE_BF16, .method = METHOD_ROUND                                              \
+    }
+#define INT4(method_)                                                                                                  \
+    {                                                                                                                  \
+        .kind = SCHEME_INT4, .dtype = DTYPE_I32, .scale = SCALE_BF16, .group_cols = 128, .method = (method_)           \
+    }
+
+static const struct {
+    const char *name;
+    struct scheme from, to;
+} pairs[] = {
+    {"fp8 to bf16", FP8_BLOCK(SCALE_F32), BF16},
+    {"bf16 to fp8", BF16, FP8_BLOCK(SCALE_F32)},
+    {"fp8 to pow2", FP8_BLOCK(SCALE_F32), FP8_BLOCK(SCALE_F32_POW2)},
+    {"int4 absmax", FP8_BLOCK(SCALE_F32), INT4(METHOD_ABSMAX)},
+    {"int4 search", FP8_BLOCK(SCALE_F32), INT4(METHOD_SEARCH)},
+};
+
+/* 128 rows are one slice of a conversion. */
+static double measure_pair(size_t i, const struct kernel *k, struct buffers *b, void *scratch, double seconds)
+{
+    struct transform t = {.kernel = k, .from = pairs[i].from, .to = pairs[i].to, .cols = COLS};
+    bool plain = t.from.kind == SCHEME_PLAIN;
+    struct slices in = {.part = {plain ? (void *)b->codes16 : b->codes8, b->scales}};
+    struct slices out = {.part = {b->sink, b->y}};
+    double best = 1e9, end = now() + seconds;
+
+    do {
+        struct weight_error error = {0};
+        struct err e = {0};
+        double begin = now();
+        if (!transform_run(&t, 0, BLOCK, BLOCK, &in, &out, scratch, &error, &e)) {
+            fprintf(stderr, "bench-codecs: %s\n", e.text);
+            exit(1);
+        }
+        double took = now() - begin;
+        best = took < best ? took : best;
+    } while (now() < end);
+    return (double)(BLOCK * COLS) / best / 1e9;
+}
+
+static void print_pairs(struct buffers *b, double seconds)
+{
+    void *scratch = mem_aligned(8u << 20);
+
+    printf("transforms of 128 rows, G weights/s\n");
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        printf("%-14s", pairs[i].name);
+        for (size_t v = 0; v < kernel_count(); v++)
+            printf("%8.2f", kernel_at(v)->usable() ? measure_pair(i, kernel_at(v), b, scratch, seconds) : 0.0);
+        printf("\n");
+    }
+    mem_free(scratch);
+}
+
 int main(int argc, char **argv)
 {
     double seconds = argc > 1 ? atof(argv[1]) : 0.2;
@@ -215,6 +278,7 @@ int main(int argc, char **argv)
         b.scales[i] = 0.0001f * (float)(i + 1);
     print_table(&b, "in L2", ROWS_CACHED, seconds);
     print_table(&b, "in DRAM", ROWS_DRAM, seconds);
+    print_pairs(&b, seconds);
     mem_free(b.x);
     mem_free(b.y);
     mem_free(b.codes8);
