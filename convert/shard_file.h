@@ -1,7 +1,5 @@
-/* A shard being written: pieces arrive at any offset, its SHA-256 is taken in
- * file order as they come. A piece ahead of the hash's place (the scales behind
- * codes that are still being made) waits in a stash; should the stash ever
- * outgrow its limit, the file is read back once at the end instead. */
+/* A shard being written: pieces arrive at any offset, its SHA-256 is taken as
+ * they come. */
 #ifndef CONVERT_SHARD_FILE_H
 #define CONVERT_SHARD_FILE_H
 
@@ -9,28 +7,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "convert/stream_hash.h"
 #include "formats/base/err.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 
-/* Scales are a sixty-fourth of int4 codes: this holds those of 4 GB of one matrix. */
-#define SHARD_STASH_BYTES_MAX (64u << 20)
-
 struct shard_file {
     struct output file;
-    struct hash hash;
-    uint64_t hashed; /* bytes from the start that are in the hash */
-    uint64_t given;  /* bytes handed to shard_file_hash, prefix included */
-    struct stash_piece *stash; /* sorted by offset */
-    size_t stash_count, stash_room;
-    uint64_t stash_bytes;
-    bool read_back;
-    uint64_t synced; /* `given` at the last sync */
-    const void *prefix;  /* borrowed: the first bytes, hashed when hashing begins */
+    struct stream_hash hash;
+    uint64_t synced;    /* hash.given at the last sync */
+    const void *prefix; /* borrowed: the first bytes, hashed when hashing begins */
     size_t prefix_bytes;
-    bool open;  /* the writer's: set once */
-    bool begun; /* the hasher's: hash holds something */
-    bool done;  /* the hasher's: durable under its name */
+    bool open; /* the writer's: set once */
+    bool done; /* the hasher's: durable under its name */
     char sha256[HASH_HEX_BYTES];
 };
 
@@ -42,9 +31,9 @@ bool shard_file_write(struct shard_file *s, uint64_t offset, const void *data, s
 /* The same pieces, in any order, each once, after they were written. All below here is one thread's, the hasher's;
  * open and write are the writer's. */
 void shard_file_hash(struct shard_file *s, uint64_t offset, const void *data, size_t bytes);
-/* Written bytes are durable after this; nothing when it is not open or has nothing new. */
+/* Written bytes are durable after this; nothing when it has nothing new. */
 bool shard_file_sync(struct shard_file *s, struct err *e) CHECKED;
-bool shard_file_complete(const struct shard_file *s); /* every byte was given */
+bool shard_file_complete(const struct shard_file *s); /* every byte was given, and it is not done yet */
 /* Makes the file durable under its name and fixes sha256. */
 bool shard_file_commit(struct shard_file *s, struct err *e) CHECKED;
 /* Also without a commit; idempotent. */

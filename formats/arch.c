@@ -49,6 +49,8 @@ struct field {
     uint64_t min, max, absent;
 };
 
+/* num_key_value_heads is not read: latent attention has one latent for all heads, and files differ in what they put
+ * there. */
 #define AT(member) offsetof(struct arch, member)
 static const struct field fields[] = {
     /* clang-format off */
@@ -407,21 +409,6 @@ static bool read_quantization(struct arch *arch, struct arena *a, const struct c
 
 /* ---- the whole ---- */
 
-/* Multi-head latent attention has one latent for all heads; V4 and grouped-query models differ here. */
-static bool check_kv_heads(const struct arch *arch, const struct config *c, struct err *e)
-{
-    uint64_t kv_heads;
-
-    if (!get(c->text, "num_key_value_heads"))
-        return true;
-    if (!json_need_u64(c->doc, c->text, "num_key_value_heads", &kv_heads, e))
-        return false;
-    return kv_heads == arch->heads ||
-           err_set(e, ERR_UNSUPPORTED,
-                   "'num_key_value_heads' is %" PRIu64 ", not the %" PRIu64 " of 'num_attention_heads'", kv_heads,
-                   arch->heads);
-}
-
 static bool check_activation(const struct config *c, struct err *e)
 {
     const char *act;
@@ -442,9 +429,8 @@ static bool read_config(struct arch *arch, struct arena *a, struct config *c, st
         if (!read_field(arch, c, &fields[i], e))
             return false;
     arch->rms_norm_eps = 1e-6;
-    if (!read_torch_dtype(arch, a, c, e) || !check_kv_heads(arch, c, e) || !check_activation(c, e) ||
-        !read_routing(arch, c, e) || !read_rope(arch, c, e) ||
-        !read_optional_double(c, c->text, "rms_norm_eps", &arch->rms_norm_eps, e) ||
+    if (!read_torch_dtype(arch, a, c, e) || !check_activation(c, e) || !read_routing(arch, c, e) ||
+        !read_rope(arch, c, e) || !read_optional_double(c, c->text, "rms_norm_eps", &arch->rms_norm_eps, e) ||
         !read_optional_bool(c->text, "tie_word_embeddings", &arch->tied_embeddings, e))
         return false;
     return read_quantization(arch, a, c, e) || err_in(e, "'quantization_config'");
