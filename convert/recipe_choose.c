@@ -83,7 +83,9 @@ static bool same_codes(const struct scheme *to, const struct scheme *from)
         /* compressed-tensors readers know no E8M0 scales. */
         if (to->compressed_tensors && from->scale == SCALE_E8M0)
             return false;
-        return to->scale == SCALE_F32 || to->scale == from->scale;
+        /* That F32 scales are powers of two is what config.json says; in V3.1's o_proj they are not. So they are
+         * looked at one by one, and blocks of which it is true stay as they are. */
+        return to->scale == SCALE_F32 || (to->scale == SCALE_E8M0 && from->scale == SCALE_E8M0);
     case SCHEME_FP8_CHANNEL:
         return true;
     case SCHEME_INT4:

@@ -49,6 +49,8 @@ struct field {
     uint64_t min, max, absent;
 };
 
+/* num_key_value_heads is not read: latent attention has one latent for all heads, and files differ in what they put
+ * there. */
 #define AT(member) offsetof(struct arch, member)
 static const struct field fields[] = {
     /* clang-format off */
@@ -407,8 +409,6 @@ static bool read_quantization(struct arch *arch, struct arena *a, const struct c
 
 /* ---- the whole ---- */
 
-/* num_key_value_heads is not read: latent attention has one latent for all heads, and files differ in what they put there. */
-
 static bool check_activation(const struct config *c, struct err *e)
 {
     const char *act;
@@ -429,9 +429,8 @@ static bool read_config(struct arch *arch, struct arena *a, struct config *c, st
         if (!read_field(arch, c, &fields[i], e))
             return false;
     arch->rms_norm_eps = 1e-6;
-    if (!read_torch_dtype(arch, a, c, e) || !check_activation(c, e) ||
-        !read_routing(arch, c, e) || !read_rope(arch, c, e) ||
-        !read_optional_double(c, c->text, "rms_norm_eps", &arch->rms_norm_eps, e) ||
+    if (!read_torch_dtype(arch, a, c, e) || !check_activation(c, e) || !read_routing(arch, c, e) ||
+        !read_rope(arch, c, e) || !read_optional_double(c, c->text, "rms_norm_eps", &arch->rms_norm_eps, e) ||
         !read_optional_bool(c->text, "tie_word_embeddings", &arch->tied_embeddings, e))
         return false;
     return read_quantization(arch, a, c, e) || err_in(e, "'quantization_config'");

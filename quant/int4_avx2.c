@@ -13,7 +13,7 @@ struct sums {
 
 /* 32 codes of -8..7, 8 a vector, to 16 bytes. In each half the two packs leave four columns of every vector behind
  * each other; the last unpacking brings the halves of each together. */
-static inline __m128i pack32(const __m256i k[4])
+ALWAYS_INLINE __m128i pack32(const __m256i k[4])
 {
     __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(k[0], k[1]), _mm256_packs_epi32(k[2], k[3]));
     __m256i nibbles = _mm256_add_epi8(bytes, _mm256_set1_epi8(8));
@@ -23,14 +23,22 @@ static inline __m128i pack32(const __m256i k[4])
     return _mm_unpacklo_epi16(_mm256_castsi256_si128(packed), _mm256_extracti128_si256(packed, 1));
 }
 
-static inline __m256 clamp(__m256 t)
+/* As in int4_avx512.c: finite floats of one sign are ordered as their bits are. */
+ALWAYS_INLINE __m256 clamp(__m256 t)
 {
-    return _mm256_min_ps(_mm256_max_ps(t, _mm256_set1_ps(-8)), _mm256_set1_ps(7));
+    __m256i low = _mm256_castps_si256(_mm256_set1_ps(-8)), high = _mm256_castps_si256(_mm256_set1_ps(7));
+
+    return _mm256_castsi256_ps(_mm256_min_epi32(_mm256_min_epu32(_mm256_castps_si256(t), low), high));
 }
 
-static inline __m256 magnitude(__m256 x)
+ALWAYS_INLINE __m256 magnitude(__m256 x)
 {
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x);
+}
+
+ALWAYS_INLINE __m256 max_magnitude(__m256 x, __m256 m)
+{
+    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(magnitude(x)), _mm256_castps_si256(m)));
 }
 
 struct step {
@@ -46,7 +54,7 @@ static __attribute__((noinline)) void divide(__m256i k[4], const float *w, float
     }
 }
 
-static inline void round_run(uint32_t *words, struct sums *sums, const float *w, const struct step *s, bool asym)
+ALWAYS_INLINE void round_run(uint32_t *words, struct sums *sums, const float *w, const struct step *s, bool asym)
 {
     __m256 far = _mm256_setzero_ps();
     __m256i k[4];
@@ -56,7 +64,7 @@ static inline void round_run(uint32_t *words, struct sums *sums, const float *w,
 
         t = clamp(asym ? _mm256_add_ps(t, s->zero) : t);
         k[i] = _mm256_cvtps_epi32(t);
-        far = _mm256_max_ps(far, magnitude(_mm256_sub_ps(t, _mm256_cvtepi32_ps(k[i]))));
+        far = max_magnitude(_mm256_sub_ps(t, _mm256_cvtepi32_ps(k[i])), far);
     }
     if (__builtin_expect(_mm256_movemask_ps(_mm256_cmp_ps(far, _mm256_set1_ps(NEAR_HALF), _CMP_GE_OQ)), 0)) {
         __m256i exact[4];
@@ -75,13 +83,25 @@ static inline void round_run(uint32_t *words, struct sums *sums, const float *w,
     _mm_storeu_si128((__m128i *)words, pack32(k));
 }
 
-static inline __m256 extreme(__m256 a, __m256 b, bool min)
+/* The codes of `groups` groups of n columns. */
+ALWAYS_INLINE void round_batch(uint32_t *words, struct sums *sums, const float *w, size_t n, size_t groups,
+                               const struct steps *s, bool asym)
+{
+    for (size_t g = 0; g < groups; g++) {
+        struct step step = {_mm256_set1_ps(s->scale[g]), _mm256_set1_ps(s->inverse[g]), _mm256_set1_ps(s->zero[g])};
+
+        for (size_t c = g * n; c < (g + 1) * n; c += RUN)
+            round_run(words + c / 8, sums, w + c, &step, asym);
+    }
+}
+
+ALWAYS_INLINE __m256 extreme(__m256 a, __m256 b, bool min)
 {
     return min ? _mm256_min_ps(a, b) : _mm256_max_ps(a, b);
 }
 
 /* The extremes of four vectors, in their order. */
-static inline __m128 reduce4(const __m256 m[BATCH_GROUPS], bool min)
+ALWAYS_INLINE __m128 reduce4(const __m256 m[BATCH_GROUPS], bool min)
 {
     __m256 ab = extreme(_mm256_unpacklo_ps(m[0], m[1]), _mm256_unpackhi_ps(m[0], m[1]), min);
     __m256 cd = extreme(_mm256_unpacklo_ps(m[2], m[3]), _mm256_unpackhi_ps(m[2], m[3]), min);
@@ -91,7 +111,7 @@ static inline __m128 reduce4(const __m256 m[BATCH_GROUPS], bool min)
     return min ? _mm_min_ps(lo, hi) : _mm_max_ps(lo, hi);
 }
 
-static inline void absmax_batch(const struct int4_rows *q, struct steps *s, size_t at, const float *w, size_t n,
+ALWAYS_INLINE void absmax_batch(const struct int4_rows *q, struct steps *s, size_t at, const float *w, size_t n,
                                 size_t groups, bool asym)
 {
     __m256 max[BATCH_GROUPS], min[BATCH_GROUPS];
@@ -103,7 +123,7 @@ static inline void absmax_batch(const struct int4_rows *q, struct steps *s, size
             for (size_t i = 0; i < 2; i++) {
                 __m256 x = _mm256_loadu_ps(w + g * n + c + 8 * i);
 
-                max2[i] = _mm256_max_ps(asym ? x : magnitude(x), max2[i]);
+                max2[i] = asym ? _mm256_max_ps(x, max2[i]) : max_magnitude(x, max2[i]);
                 if (asym)
                     min2[i] = _mm256_min_ps(x, min2[i]);
             }
@@ -116,7 +136,7 @@ static inline void absmax_batch(const struct int4_rows *q, struct steps *s, size
         scale4_symmetric(s, q->scales + at, reduce4(max, false), groups);
 }
 
-static inline float fold(const __m256 lanes[2])
+ALWAYS_INLINE float fold(const __m256 lanes[2])
 {
     __m256 sum8 = _mm256_add_ps(lanes[0], lanes[1]);
     __m128 sum4 = _mm_add_ps(_mm256_castps256_ps128(sum8), _mm256_extractf128_ps(sum8, 1));
@@ -125,33 +145,38 @@ static inline float fold(const __m256 lanes[2])
     return _mm_cvtss_f32(_mm_add_ss(sum2, _mm_movehdup_ps(sum2)));
 }
 
-static inline void encode_rows(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err,
+/* Scales of the batch that starts at group g: found, or read. */
+ALWAYS_INLINE void batch_steps(struct steps *s, const struct int4_rows *q, size_t row, size_t g, const float *w,
+                               bool absmax, bool asym)
+{
+    size_t groups = q->cols / q->group_cols, at = row * groups + g;
+    size_t batch = groups - g < BATCH_GROUPS ? groups - g : BATCH_GROUPS;
+
+    if (absmax)
+        absmax_batch(q, s, at, w + g * q->group_cols, q->group_cols, batch, asym);
+    else
+        scale4_load(s, q->scales + at, asym ? q->zeros + at : NULL, batch);
+}
+
+/* The scales of a batch are begun before the codes of the one before, whose work hides the latency of two divisions. */
+ALWAYS_INLINE void encode_rows(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err,
                                bool absmax, bool asym)
 {
     size_t n = q->group_cols, groups = q->cols / n;
 
     for (size_t row = 0; row < q->rows; row++) {
+        const float *w = x + row * x_stride;
         __m256 none = _mm256_setzero_ps();
         struct sums sums = {{none, none}, {none, none}};
+        struct steps s[2];
 
-        for (size_t g = 0; g < groups; g += BATCH_GROUPS) {
-            size_t batch = groups - g < BATCH_GROUPS ? groups - g : BATCH_GROUPS, at = row * groups + g;
-            const float *w = x + row * x_stride + g * n;
-            uint32_t *words = q->words + row * q->words_stride + g * n / 8;
-            struct steps s;
+        batch_steps(&s[0], q, row, 0, w, absmax, asym);
+        for (size_t g = 0, turn = 0; g < groups; g += BATCH_GROUPS, turn ^= 1) {
+            size_t batch = groups - g < BATCH_GROUPS ? groups - g : BATCH_GROUPS;
 
-            if (absmax)
-                absmax_batch(q, &s, at, w, n, batch, asym);
-            else
-                scale4_load(&s, q->scales + at, asym ? q->zeros + at : NULL, batch);
-            for (size_t i = 0; i < batch; i++) {
-                struct step step = {.scale = _mm256_set1_ps(s.scale[i]),
-                                    .inverse = _mm256_set1_ps(s.inverse[i]),
-                                    .zero = _mm256_set1_ps(s.zero[i])};
-
-                for (size_t c = i * n; c < (i + 1) * n; c += RUN)
-                    round_run(words + c / 8, &sums, w + c, &step, asym);
-            }
+            if (g + BATCH_GROUPS < groups)
+                batch_steps(&s[turn ^ 1], q, row, g + BATCH_GROUPS, w, absmax, asym);
+            round_batch(q->words + row * q->words_stride + g * n / 8, &sums, w + g * n, n, batch, &s[turn], asym);
         }
         err[row] = (struct row_error){.error2 = fold(sums.error2), .energy2 = fold(sums.energy2)};
     }
@@ -178,7 +203,7 @@ void int4_round_avx2(const struct int4_rows *q, const float *x, size_t x_stride,
 }
 
 /* Eight columns are one word: each lane shifts its nibble down. */
-static inline void decode8(float *x, uint32_t word, __m256 scale, __m256i zero)
+ALWAYS_INLINE void decode8(float *x, uint32_t word, __m256 scale, __m256i zero)
 {
     __m256i shift = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
     __m256i nibble = _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32((int)word), shift), _mm256_set1_epi32(15));

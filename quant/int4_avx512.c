@@ -18,7 +18,7 @@ struct sums {
 
 /* 64 codes of -8..7, 16 a vector, to 32 bytes. In each 128-bit quarter the two packs leave four columns of a, b, c and
  * d behind each other; the last permutation brings the quarters of each together. */
-static inline __m256i pack64(const __m512i k[4])
+ALWAYS_INLINE __m256i pack64(const __m512i k[4])
 {
     __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(k[0], k[1]), _mm512_packs_epi32(k[2], k[3]));
     __m512i nibbles = _mm512_add_epi8(bytes, _mm512_set1_epi8(8));
@@ -28,126 +28,106 @@ static inline __m256i pack64(const __m512i k[4])
     return _mm256_permutexvar_epi16(order, _mm512_cvtepi16_epi8(pairs));
 }
 
-static inline __m512 clamp(__m512 t)
+/* Finite floats of one sign are ordered as their bits are, so that integer minima clamp: unsigned for the negative end
+ * (larger bits are further from 0), signed for the positive one. They run beside the float units, which are full. */
+ALWAYS_INLINE __m512 clamp(__m512 t)
 {
-    return _mm512_min_ps(_mm512_max_ps(t, _mm512_set1_ps(-8)), _mm512_set1_ps(7));
+    __m512i low = _mm512_castps_si512(_mm512_set1_ps(-8)), high = _mm512_castps_si512(_mm512_set1_ps(7));
+
+    return _mm512_castsi512_ps(_mm512_min_epi32(_mm512_min_epu32(_mm512_castps_si512(t), low), high));
 }
 
-/* Two vectors of one group. */
-struct pair {
-    __m512 w[2];
+ALWAYS_INLINE __m512 max_magnitude(__m512 x, __m512 magnitude)
+{
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(_mm512_abs_ps(x)), _mm512_castps_si512(magnitude)));
+}
+
+/* Of the 16 columns at hand. */
+struct step {
     __m512 scale, inverse, zero;
-    __m512 code[2];
-    __m512i k[2];
 };
 
-static inline __m512 pair_round(struct pair *p, bool asym)
+ALWAYS_INLINE struct step step_load(const struct steps *s, size_t g)
 {
-    __m512 off[2];
-
-    for (int i = 0; i < 2; i++) {
-        __m512 t = _mm512_mul_ps(p->w[i], p->inverse);
-
-        t = clamp(asym ? _mm512_add_ps(t, p->zero) : t);
-        p->k[i] = _mm512_cvtps_epi32(t);
-        p->code[i] = _mm512_cvtepi32_ps(p->k[i]);
-        off[i] = _mm512_abs_ps(_mm512_sub_ps(t, p->code[i]));
-    }
-    return _mm512_max_ps(off[0], off[1]);
+    return (struct step){_mm512_set1_ps(s->scale[g]), _mm512_set1_ps(s->inverse[g]), _mm512_set1_ps(s->zero[g])};
 }
 
-static __attribute__((noinline)) void pair_divide(struct pair *p)
+static __attribute__((noinline)) void divide(__m512i k[2], const float *w, float scale, float zero)
 {
     for (int i = 0; i < 2; i++) {
-        p->k[i] = _mm512_cvtps_epi32(clamp(_mm512_add_ps(_mm512_div_ps(p->w[i], p->scale), p->zero)));
-        p->code[i] = _mm512_cvtepi32_ps(p->k[i]);
+        __m512 t = _mm512_div_ps(_mm512_loadu_ps(w + LANES * i), _mm512_set1_ps(scale));
+
+        k[i] = _mm512_cvtps_epi32(clamp(_mm512_add_ps(t, _mm512_set1_ps(zero))));
     }
 }
 
-static inline void pair_sums(struct sums *sums, const struct pair *p, bool asym)
+/* The codes of 32 columns of one group. */
+ALWAYS_INLINE void round_pair(__m512i k[2], const float *w, struct sums *sums, const struct step *s, bool asym)
 {
+    __m512 far = _mm512_setzero_ps();
+    __m512i near[2];
+
     for (int i = 0; i < 2; i++) {
+        __m512 t = _mm512_mul_ps(_mm512_loadu_ps(w + LANES * i), s->inverse);
+
+        t = clamp(asym ? _mm512_add_ps(t, s->zero) : t);
+        near[i] = _mm512_cvtps_epi32(t);
+        far = max_magnitude(_mm512_sub_ps(t, _mm512_cvtepi32_ps(near[i])), far);
+    }
+    if (__builtin_expect(_mm512_cmp_ps_mask(far, _mm512_set1_ps(NEAR_HALF), _CMP_GE_OQ), 0)) {
+        __m512i exact[2];
+
+        divide(exact, w, _mm512_cvtss_f32(s->scale), _mm512_cvtss_f32(s->zero));
+        near[0] = exact[0];
+        near[1] = exact[1];
+    }
+    for (int i = 0; i < 2; i++) {
+        __m512 x = _mm512_loadu_ps(w + LANES * i), code = _mm512_cvtepi32_ps(near[i]);
         /* The product of a small integer and a BF16 number is exact, so FMA rounds as the two operations do. */
-        __m512 z = asym ? _mm512_sub_ps(p->code[i], p->zero) : p->code[i];
-        __m512 off = _mm512_fnmadd_ps(z, p->scale, p->w[i]);
+        __m512 off = _mm512_fnmadd_ps(asym ? _mm512_sub_ps(code, s->zero) : code, s->scale, x);
 
         sums->error2 = _mm512_add_ps(sums->error2, _mm512_mul_ps(off, off));
-        sums->energy2 = _mm512_add_ps(sums->energy2, _mm512_mul_ps(p->w[i], p->w[i]));
+        sums->energy2 = _mm512_add_ps(sums->energy2, _mm512_mul_ps(x, x));
+        k[i] = near[i];
     }
-}
-
-static inline struct pair pair_load(const float *w, const struct steps *s, size_t g)
-{
-    return (struct pair){
-        .w = {_mm512_loadu_ps(w), _mm512_loadu_ps(w + LANES)},
-        .scale = _mm512_set1_ps(s->scale[g]),
-        .inverse = _mm512_set1_ps(s->inverse[g]),
-        .zero = _mm512_set1_ps(s->zero[g]),
-    };
-}
-
-/* Both: the run's second half is there, too. */
-static inline void round_run(uint32_t *words, struct sums *sums, struct pair p[2], bool both, bool asym)
-{
-    __m512 off = pair_round(&p[0], asym);
-
-    if (both)
-        off = _mm512_max_ps(off, pair_round(&p[1], asym));
-    if (__builtin_expect(_mm512_cmp_ps_mask(off, _mm512_set1_ps(NEAR_HALF), _CMP_GE_OQ), 0)) {
-        pair_divide(&p[0]);
-        if (both)
-            pair_divide(&p[1]);
-    }
-    pair_sums(sums, &p[0], asym);
-    if (both)
-        pair_sums(sums, &p[1], asym);
-
-    __m512i none = _mm512_setzero_si512();
-    __m256i packed = pack64((__m512i[4]){p[0].k[0], p[0].k[1], both ? p[1].k[0] : none, both ? p[1].k[1] : none});
-
-    if (both)
-        _mm256_storeu_si256((__m256i *)words, packed);
-    else
-        _mm_storeu_si128((__m128i *)words, _mm256_castsi256_si128(packed));
 }
 
 /* The codes of `groups` groups of n columns. */
-static inline void round_batch(uint32_t *words, struct sums *sums, const float *w, size_t n, size_t groups,
+ALWAYS_INLINE void round_batch(uint32_t *words, struct sums *sums, const float *w, size_t n, size_t groups,
                                const struct steps *s, bool asym)
 {
-    size_t cols = n * groups;
-    size_t g = 0, left = n;
+    size_t cols = n * groups, g = 0, end = n;
+    struct step step = step_load(s, 0);
+    __m512i k[4];
+    size_t c = 0;
 
-    for (size_t c = 0; c < cols; c += RUN) {
-        struct pair p[2];
-        bool both = c + RUN <= cols;
-
-        p[0] = pair_load(w + c, s, g);
-        if (left == RUN / 2) {
-            g++;
-            left = n;
-        } else
-            left -= RUN / 2;
-        if (both) {
-            p[1] = pair_load(w + c + RUN / 2, s, g);
-            if (left == RUN / 2) {
-                g++;
-                left = n;
-            } else
-                left -= RUN / 2;
-            round_run(words + c / 8, sums, p, true, asym);
-        } else
-            round_run(words + c / 8, sums, p, false, asym);
+    for (; c + RUN <= cols; c += RUN) {
+        round_pair(k, w + c, sums, &step, asym);
+        if (c + RUN / 2 == end) {
+            step = step_load(s, ++g);
+            end += n;
+        }
+        round_pair(k + 2, w + c + RUN / 2, sums, &step, asym);
+        if (c + RUN == end && c + RUN < cols) {
+            step = step_load(s, ++g);
+            end += n;
+        }
+        _mm256_storeu_si256((__m256i *)(words + c / 8), pack64(k));
+    }
+    if (c < cols) {
+        round_pair(k, w + c, sums, &step, asym);
+        k[2] = k[3] = _mm512_setzero_si512();
+        _mm_storeu_si128((__m128i *)(words + c / 8), _mm256_castsi256_si128(pack64(k)));
     }
 }
 
-static inline __m512 extreme(__m512 a, __m512 b, bool min)
+ALWAYS_INLINE __m512 extreme(__m512 a, __m512 b, bool min)
 {
     return min ? _mm512_min_ps(a, b) : _mm512_max_ps(a, b);
 }
 
 /* The extremes of four vectors, in their order. */
-static inline __m128 reduce4(const __m512 m[BATCH_GROUPS], bool min)
+ALWAYS_INLINE __m128 reduce4(const __m512 m[BATCH_GROUPS], bool min)
 {
     __m512 ab = extreme(_mm512_unpacklo_ps(m[0], m[1]), _mm512_unpackhi_ps(m[0], m[1]), min);
     __m512 cd = extreme(_mm512_unpacklo_ps(m[2], m[3]), _mm512_unpackhi_ps(m[2], m[3]), min);
@@ -159,7 +139,7 @@ static inline __m128 reduce4(const __m512 m[BATCH_GROUPS], bool min)
     return min ? _mm_min_ps(q0, q1) : _mm_max_ps(q0, q1);
 }
 
-static inline void absmax_batch(const struct int4_rows *q, struct steps *s, size_t at, const float *w, size_t n,
+ALWAYS_INLINE void absmax_batch(const struct int4_rows *q, struct steps *s, size_t at, const float *w, size_t n,
                                 size_t groups, bool asym)
 {
     __m512 max[BATCH_GROUPS], min[BATCH_GROUPS];
@@ -169,7 +149,7 @@ static inline void absmax_batch(const struct int4_rows *q, struct steps *s, size
         for (size_t c = 0; g < groups && c < n; c += LANES) {
             __m512 x = _mm512_loadu_ps(w + g * n + c);
 
-            max[g] = _mm512_max_ps(asym ? x : _mm512_abs_ps(x), max[g]);
+            max[g] = asym ? _mm512_max_ps(x, max[g]) : max_magnitude(x, max[g]);
             if (asym)
                 min[g] = _mm512_min_ps(x, min[g]);
         }
@@ -180,7 +160,7 @@ static inline void absmax_batch(const struct int4_rows *q, struct steps *s, size
         scale4_symmetric(s, q->scales + at, reduce4(max, false), groups);
 }
 
-static inline float fold(__m512 lanes)
+ALWAYS_INLINE float fold(__m512 lanes)
 {
     __m256 sum8 = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
     __m128 sum4 = _mm_add_ps(_mm256_castps256_ps128(sum8), _mm256_extractf128_ps(sum8, 1));
@@ -189,24 +169,37 @@ static inline float fold(__m512 lanes)
     return _mm_cvtss_f32(_mm_add_ss(sum2, _mm_movehdup_ps(sum2)));
 }
 
-static inline void encode_rows(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err,
+/* Scales of the batch that starts at group g: found, or read. */
+ALWAYS_INLINE void batch_steps(struct steps *s, const struct int4_rows *q, size_t row, size_t g, const float *w,
+                               bool absmax, bool asym)
+{
+    size_t groups = q->cols / q->group_cols, at = row * groups + g;
+    size_t batch = groups - g < BATCH_GROUPS ? groups - g : BATCH_GROUPS;
+
+    if (absmax)
+        absmax_batch(q, s, at, w + g * q->group_cols, q->group_cols, batch, asym);
+    else
+        scale4_load(s, q->scales + at, asym ? q->zeros + at : NULL, batch);
+}
+
+/* The scales of a batch are begun before the codes of the one before, whose work hides the latency of two divisions. */
+ALWAYS_INLINE void encode_rows(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err,
                                bool absmax, bool asym)
 {
     size_t n = q->group_cols, groups = q->cols / n;
 
     for (size_t row = 0; row < q->rows; row++) {
+        const float *w = x + row * x_stride;
         struct sums sums = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+        struct steps s[2];
 
-        for (size_t g = 0; g < groups; g += BATCH_GROUPS) {
-            size_t batch = groups - g < BATCH_GROUPS ? groups - g : BATCH_GROUPS, at = row * groups + g;
-            const float *w = x + row * x_stride + g * n;
-            struct steps s;
+        batch_steps(&s[0], q, row, 0, w, absmax, asym);
+        for (size_t g = 0, turn = 0; g < groups; g += BATCH_GROUPS, turn ^= 1) {
+            size_t batch = groups - g < BATCH_GROUPS ? groups - g : BATCH_GROUPS;
 
-            if (absmax)
-                absmax_batch(q, &s, at, w, n, batch, asym);
-            else
-                scale4_load(&s, q->scales + at, asym ? q->zeros + at : NULL, batch);
-            round_batch(q->words + row * q->words_stride + g * n / 8, &sums, w, n, batch, &s, asym);
+            if (g + BATCH_GROUPS < groups)
+                batch_steps(&s[turn ^ 1], q, row, g + BATCH_GROUPS, w, absmax, asym);
+            round_batch(q->words + row * q->words_stride + g * n / 8, &sums, w + g * n, n, batch, &s[turn], asym);
         }
         err[row] = (struct row_error){.error2 = fold(sums.error2), .energy2 = fold(sums.energy2)};
     }
@@ -233,7 +226,7 @@ void int4_round_avx512(const struct int4_rows *q, const float *x, size_t x_strid
 }
 
 /* 16 columns are two words: each lane shifts its nibble down. */
-static inline void decode16(float *x, const uint32_t *words, __m512 scale, __m512i zero)
+ALWAYS_INLINE void decode16(float *x, const uint32_t *words, __m512 scale, __m512i zero)
 {
     __m512i two = _mm512_castsi128_si512(_mm_loadl_epi64((const __m128i *)words));
     __m512i lanes = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1), two);

@@ -11,13 +11,16 @@
 
 #define BATCH_GROUPS 4
 
+/* The flags of these functions are constants of their callers, and must be folded into them. */
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
 /* What the codes of a group are made from. */
 struct steps {
     float scale[BATCH_GROUPS], inverse[BATCH_GROUPS], zero[BATCH_GROUPS];
 };
 
 /* int4_scale_code, as values; scale is not negative. */
-static inline __m128 scale_round(__m128 scale, float limit)
+ALWAYS_INLINE __m128 scale_round(__m128 scale, float limit)
 {
     __m128 clamped = _mm_min_ps(_mm_max_ps(scale, _mm_set1_ps(INT4_SCALE_MIN)), _mm_set1_ps(limit));
     __m128i bits = _mm_castps_si128(clamped);
@@ -27,7 +30,7 @@ static inline __m128 scale_round(__m128 scale, float limit)
     return _mm_castsi128_ps(_mm_and_si128(bits, _mm_set1_epi32((int)0xffff0000u)));
 }
 
-static inline void scale_store(uint16_t *scales, __m128 scale, size_t groups)
+ALWAYS_INLINE void scale_store(uint16_t *scales, __m128 scale, size_t groups)
 {
     __m128i codes = _mm_srli_epi32(_mm_castps_si128(scale), 16);
     uint16_t out[8];
@@ -36,14 +39,14 @@ static inline void scale_store(uint16_t *scales, __m128 scale, size_t groups)
     memcpy(scales, out, groups * sizeof *scales);
 }
 
-static inline void steps_store(struct steps *s, __m128 scale, __m128 zero)
+ALWAYS_INLINE void steps_store(struct steps *s, __m128 scale, __m128 zero)
 {
     _mm_storeu_ps(s->scale, scale);
     _mm_storeu_ps(s->inverse, _mm_div_ps(_mm_set1_ps(1), scale));
     _mm_storeu_ps(s->zero, zero);
 }
 
-static inline void scale4_symmetric(struct steps *s, uint16_t *scales, __m128 amax, size_t groups)
+ALWAYS_INLINE void scale4_symmetric(struct steps *s, uint16_t *scales, __m128 amax, size_t groups)
 {
     __m128 empty = _mm_cmpeq_ps(amax, _mm_setzero_ps());
     __m128 scale = scale_round(_mm_div_ps(amax, _mm_set1_ps(7.5f)), INT4_SCALE_MAX);
@@ -53,7 +56,7 @@ static inline void scale4_symmetric(struct steps *s, uint16_t *scales, __m128 am
     steps_store(s, scale, _mm_setzero_ps());
 }
 
-static inline void scale4_asymmetric(struct steps *s, uint16_t *scales, int8_t *zeros, __m128 min, __m128 max,
+ALWAYS_INLINE void scale4_asymmetric(struct steps *s, uint16_t *scales, int8_t *zeros, __m128 min, __m128 max,
                                      size_t groups)
 {
     __m128 range = _mm_min_ps(_mm_sub_ps(max, min), _mm_set1_ps(FLT_MAX));
@@ -73,7 +76,7 @@ static inline void scale4_asymmetric(struct steps *s, uint16_t *scales, int8_t *
 }
 
 /* The steps of stored groups, for int4_round. */
-static inline void scale4_load(struct steps *s, const uint16_t *scales, const int8_t *zeros, size_t groups)
+ALWAYS_INLINE void scale4_load(struct steps *s, const uint16_t *scales, const int8_t *zeros, size_t groups)
 {
     float scale[BATCH_GROUPS] = {1, 1, 1, 1}, zero[BATCH_GROUPS] = {0};
 

@@ -3,6 +3,7 @@
  * its vector V of LANES floats and its comparison result M:
  *
  *   v_load v_store v_set1 v_add v_sub v_mul v_div v_min v_max v_abs v_round
+ *   v_min_signed, v_min_unsigned       of the bits as integers
  *   v_square_add(z, sum)   sum + z z, for integers
  *   m_less(a, b) m_differ(a, b) m_and(a, b), v_select(m, yes, no)
  *   transpose(to, rows)    to[column * LANES + row] of LANES x LANES floats
@@ -73,14 +74,22 @@ static void tile_fill(struct tile *t, const struct block *b, size_t col, size_t 
         v_store(t->hw + j * LANES, v_mul(v_set1(t->h[j]), v_load(t->w + j * LANES)));
 }
 
+/* lo < 0 < hi. Floats of one sign are ordered as their bits are, so that integer minima clamp: unsigned at the negative
+ * end (larger bits are further from 0), signed at the positive one. They run beside the float units, which are full.
+ * A NaN that arithmetic makes is negative, and becomes lo as in the reference. */
+ALWAYS_INLINE V clamp(V t, float lo, float hi)
+{
+    return v_min_signed(v_min_unsigned(t, v_set1(lo)), v_set1(hi));
+}
+
 ALWAYS_INLINE V clamp_pos(V t)
 {
-    return v_min(v_max(t, v_set1(-8)), v_set1(7));
+    return clamp(t, -8, 7);
 }
 
 ALWAYS_INLINE V clamp_neg(V t)
 {
-    return v_min(v_max(t, v_set1(-7)), v_set1(8));
+    return clamp(t, -7, 8);
 }
 
 ALWAYS_INLINE V fit_num(V num, const struct tile *t, size_t j, V z, bool weighted)

@@ -177,9 +177,8 @@ void int4_search_ref(const struct int4_rows *q, const float *x, size_t x_stride,
         int4_absmax_ref(q, x, x_stride, err);
     for (size_t row = 0; row < q->rows; row++)
         for (size_t i = 0; i < groups; i++) {
-            struct group g = {.w = x + row * x_stride + i * q->group_cols,
-                              .h = h ? h + i * q->group_cols : NULL,
-                              .n = q->group_cols};
+            struct group g = {
+                .w = x + row * x_stride + i * q->group_cols, .h = h ? h + i * q->group_cols : NULL, .n = q->group_cols};
             size_t at = row * groups + i;
 
             if (q->zeros)

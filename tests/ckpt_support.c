@@ -61,7 +61,7 @@ static void fill_floats(void *data, enum dtype_id dtype, size_t elems, uint64_t 
 
 static void fill(struct tensor *t, void *data)
 {
-    uint64_t state = seed_of(t->name);
+    uint64_t state = seed_of(t->name), word = 0;
     bool scale = strstr(t->name, "scale") != NULL;
     uint8_t *bytes = data;
 
@@ -70,7 +70,9 @@ static void fill(struct tensor *t, void *data)
         return;
     }
     for (size_t i = 0; i < t->bytes; i++) {
-        bytes[i] = (uint8_t)(next_random(&state) >> 32);
+        if (i % 8 == 0)
+            word = next_random(&state);
+        bytes[i] = (uint8_t)(word >> (i % 8 * 8));
         if (t->dtype == DTYPE_F8_E4M3 && (bytes[i] & 0x7f) == 0x7f)
             bytes[i] ^= 1;
         if (t->dtype == DTYPE_F8_E8M0)
@@ -355,7 +357,8 @@ const char *model_config(struct arena *a, const struct model *m)
 
     json_begin_object(&w, NULL);
     json_begin_array(&w, "architectures");
-    json_put_string(&w, NULL, m->model_type[9] == '2' ? "DeepseekV2ForCausalLM" : "DeepseekV3ForCausalLM");
+    json_put_string(&w, NULL,
+                    strcmp(m->model_type, "deepseek_v2") == 0 ? "DeepseekV2ForCausalLM" : "DeepseekV3ForCausalLM");
     json_end(&w, ']');
     if (strcmp(m->model_type, "kimi_k25") == 0) {
         json_put_string(&w, "model_type", m->model_type);

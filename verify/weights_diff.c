@@ -431,17 +431,16 @@ static const char *judge_values(struct diff *d, const struct weight_diff *w)
 {
     double limit = error_limit(w->ref, w->cand), relative = weight_diff_relative(w);
     const struct role_info *role = role_get(w->ref->id.role);
+    bool alike = scheme_same_storage(&w->ref->stored, &w->cand->stored);
 
     if (w->identical)
         return NULL;
     if (is_raw(w->ref))
-        return arena_printf(&d->out->arena, "%" PRIu64 " bytes differ", w->differing);
+        return arena_printf(&d->out->arena, "%" PRIu64 " bytes differ, but it is stored alike", w->differing);
     if (limit < 0) {
-        const char *why = role->exact                                              ? "must never change"
-                          : scheme_same_storage(&w->ref->stored, &w->cand->stored) ? "is stored alike"
-                                                                                   : "needs no rounding";
-        return arena_printf(&d->out->arena, "%" PRIu64 " values differ (relative error %.3g) in a %s that %s",
-                            w->differing, relative, role->name, why);
+        const char *why = role->exact ? "must never change" : alike ? "is stored alike" : "needs no rounding";
+        return arena_printf(&d->out->arena, "%" PRIu64 " values differ (relative error %.3g), but it %s", w->differing,
+                            relative, why);
     }
     if (relative <= limit)
         return NULL;

@@ -33,7 +33,7 @@ void v3_layout_published(struct v3_layout *l)
                             .groups = 8,
                             .topk_groups = 4,
                             .shards = 163,
-                            .fp8 = true};
+                            .store = V3_FP8};
 }
 
 void v3_layout_small(struct v3_layout *l)
@@ -45,9 +45,9 @@ void v3_layout_small(struct v3_layout *l)
                             .mtp_layers = 1,
                             .heads = 4,
                             .q_rank = 128,
-                            .kv_rank = 64,
+                            .kv_rank = 128,
                             .nope_dim = 32,
-                            .rope_dim = 16,
+                            .rope_dim = 32,
                             .v_dim = 32,
                             .intermediate = 384,
                             .moe_intermediate = 128,
@@ -56,7 +56,7 @@ void v3_layout_small(struct v3_layout *l)
                             .groups = 4,
                             .topk_groups = 2,
                             .shards = 2,
-                            .fp8 = true};
+                            .store = V3_FP8};
 }
 
 struct maker {
@@ -96,17 +96,29 @@ static void add_plain(struct maker *m, enum dtype_id dtype, uint64_t rows, uint6
 
 static void add_linear(struct maker *m, uint64_t rows, uint64_t cols, const char *at, const char *module)
 {
-    add(m, m->l->fp8 ? DTYPE_F8_E4M3 : DTYPE_BF16, rows, cols, arena_printf(&m->arena, "%s%s.weight", at, module));
-    if (m->l->fp8)
+    bool fp8 = m->l->store == V3_FP8;
+
+    add(m, fp8 ? DTYPE_F8_E4M3 : DTYPE_BF16, rows, cols, arena_printf(&m->arena, "%s%s.weight", at, module));
+    if (fp8)
         add(m, DTYPE_F32, (rows + 127) / 128, (cols + 127) / 128,
             arena_printf(&m->arena, "%s%s.weight_scale_inv", at, module));
 }
 
-static void add_mlp(struct maker *m, uint64_t width, const char *at)
+static void add_int4(struct maker *m, uint64_t rows, uint64_t cols, const char *at, const char *module)
 {
-    add_linear(m, width, m->l->hidden, at, "gate_proj");
-    add_linear(m, width, m->l->hidden, at, "up_proj");
-    add_linear(m, m->l->hidden, width, at, "down_proj");
+    add(m, DTYPE_I32, rows, cols / 8, arena_printf(&m->arena, "%s%s.weight_packed", at, module));
+    add(m, DTYPE_BF16, rows, cols / 32, arena_printf(&m->arena, "%s%s.weight_scale", at, module));
+    add(m, DTYPE_I32, 0, 2, arena_printf(&m->arena, "%s%s.weight_shape", at, module));
+}
+
+static void add_mlp(struct maker *m, uint64_t width, bool routed, const char *at)
+{
+    void (*add_matrix)(struct maker *, uint64_t, uint64_t, const char *, const char *) =
+        routed && m->l->store == V3_INT4 ? add_int4 : add_linear;
+
+    add_matrix(m, width, m->l->hidden, at, "gate_proj");
+    add_matrix(m, width, m->l->hidden, at, "up_proj");
+    add_matrix(m, m->l->hidden, width, at, "down_proj");
 }
 
 static void add_attention(struct maker *m, const char *at)
@@ -129,8 +141,8 @@ static void add_moe(struct maker *m, const char *at)
     add_plain(m, DTYPE_BF16, l->experts, l->hidden, at, "mlp.gate.weight");
     add_plain(m, DTYPE_F32, 0, l->experts, at, "mlp.gate.e_score_correction_bias");
     for (uint64_t x = 0; x < l->experts; x++)
-        add_mlp(m, l->moe_intermediate, arena_printf(&m->arena, "%smlp.experts.%" PRIu64 ".", at, x));
-    add_mlp(m, l->moe_intermediate, arena_printf(&m->arena, "%smlp.shared_experts.", at));
+        add_mlp(m, l->moe_intermediate, true, arena_printf(&m->arena, "%smlp.experts.%" PRIu64 ".", at, x));
+    add_mlp(m, l->moe_intermediate, false, arena_printf(&m->arena, "%smlp.shared_experts.", at));
 }
 
 static void add_layer(struct maker *m, uint64_t layer)
@@ -142,7 +154,7 @@ static void add_layer(struct maker *m, uint64_t layer)
     add_attention(m, at);
     add_plain(m, DTYPE_BF16, 0, l->hidden, at, "post_attention_layernorm.weight");
     if (layer < l->dense_layers)
-        add_mlp(m, l->intermediate, arena_printf(&m->arena, "%smlp.", at));
+        add_mlp(m, l->intermediate, false, arena_printf(&m->arena, "%smlp.", at));
     else
         add_moe(m, at);
     if (layer < l->layers)
@@ -290,6 +302,15 @@ static bool write_index(struct maker *m, const char *dir, struct err *e)
     return ok;
 }
 
+static const char int4_config[] =
+    "{\"quant_method\": \"compressed-tensors\", \"format\": \"pack-quantized\", \"quantization_status\": "
+    "\"compressed\", "
+    "\"config_groups\": {\"group_0\": {\"targets\": [\"Linear\"], \"input_activations\": null, "
+    "\"output_activations\": null, \"weights\": {\"num_bits\": 4, \"type\": \"int\", \"symmetric\": true, "
+    "\"strategy\": \"group\", \"group_size\": 32, \"dynamic\": false, \"actorder\": null}}}, "
+    "\"ignore\": [\"lm_head\", \"re:.*self_attn.*\", \"re:.*shared_experts.*\", "
+    "\"re:.*mlp\\\\.(gate|up|gate_up|down)_proj.*\"], \"kv_cache_scheme\": null}";
+
 static void put_config(struct json_writer *w, const struct v3_layout *l)
 {
     json_begin_object(w, NULL);
@@ -331,25 +352,31 @@ static void put_config(struct json_writer *w, const struct v3_layout *l)
     json_put_bool(w, "tie_word_embeddings", false);
     json_put_u64(w, "bos_token_id", 0);
     json_put_u64(w, "eos_token_id", 1);
-    if (l->fp8)
+    if (l->store == V3_INT4)
+        json_put_raw(w, "quantization_config", int4_config);
+    if (l->store == V3_FP8)
         json_put_raw(w, "quantization_config",
                      "{\"activation_scheme\": \"dynamic\", \"fmt\": \"e4m3\", \"quant_method\": \"fp8\", "
                      "\"weight_block_size\": [128, 128]}");
     json_end(w, '}');
 }
 
-static bool write_config(struct maker *m, const char *dir, struct err *e)
+const char *v3_layout_config(const struct v3_layout *l, struct arena *a)
 {
     struct buf text = {0};
     struct json_writer w = {.out = &text};
 
-    if (m->l->config)
-        buf_puts(&text, m->l->config);
-    else
-        put_config(&w, m->l);
-    bool ok = file_write_whole(path_join(&m->arena, dir, "config.json"), text.data, text.bytes, e);
+    put_config(&w, l);
+    const char *config = arena_strdup(a, text.data);
     buf_release(&text);
-    return ok;
+    return config;
+}
+
+static bool write_config(struct maker *m, const char *dir, struct err *e)
+{
+    const char *config = m->l->config ? m->l->config : v3_layout_config(m->l, &m->arena);
+
+    return file_write_whole(path_join(&m->arena, dir, "config.json"), config, strlen(config), e);
 }
 
 bool v3_layout_write(const struct v3_layout *l, const char *dir, struct err *e)

@@ -11,14 +11,21 @@
 #include <stdint.h>
 
 #include "formats/base/err.h"
+#include "formats/base/mem.h"
 #include "formats/tensor.h"
+
+enum v3_store {
+    V3_BF16,
+    V3_FP8,  /* blocks of 128x128: what DeepSeek publishes */
+    V3_INT4, /* routed experts in groups of 32, the rest BF16: what Kimi-K2-Thinking publishes */
+};
 
 struct v3_layout {
     uint64_t vocab, hidden, layers, dense_layers, mtp_layers;
     uint64_t heads, q_rank, kv_rank, nope_dim, rope_dim, v_dim;
     uint64_t intermediate, moe_intermediate, experts, experts_per_token, groups, topk_groups;
     uint64_t shards;
-    bool fp8; /* else every matrix is BF16 */
+    enum v3_store store;
 
     /* Called for each tensor before places are given: may change name (the string must live until the
      * layout is written), dtype and shape; false leaves the tensor out. NULL: as published. */
@@ -33,6 +40,9 @@ struct v3_layout {
 void v3_layout_published(struct v3_layout *l);
 /* A small one of the same shape: 3 layers (1 dense) and MTP, hidden 256, 8 experts, 2 shards. */
 void v3_layout_small(struct v3_layout *l);
+
+/* config.json's text as v3_layout_write would make it; in the arena. */
+const char *v3_layout_config(const struct v3_layout *l, struct arena *a);
 
 /* Writes config.json, index and shards into dir, which is made if need be. */
 bool v3_layout_write(const struct v3_layout *l, const char *dir, struct err *e) CHECKED;

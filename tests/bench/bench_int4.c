@@ -8,7 +8,7 @@
 
 #define ROWS 16
 #define COLS 4096
-#define RUNS 9
+#define RUNS 60
 
 struct variant {
     const char *name;
@@ -62,8 +62,13 @@ static double now(void)
 
 static void call(const struct variant *v, const struct task *t)
 {
-    struct int4_rows q = {.words = words, .scales = scales, .zeros = t->asym ? zeros : NULL,
-                          .words_stride = COLS / 8, .rows = ROWS, .cols = COLS, .group_cols = t->group_cols};
+    struct int4_rows q = {.words = words,
+                          .scales = scales,
+                          .zeros = t->asym ? zeros : NULL,
+                          .words_stride = COLS / 8,
+                          .rows = ROWS,
+                          .cols = COLS,
+                          .group_cols = t->group_cols};
     struct row_error err[ROWS];
 
     switch (t->kind) {
@@ -89,8 +94,8 @@ static double gigaweights(const struct variant *v, const struct task *t)
     once = now();
     call(v, t);
     once = now() - once;
-    calls = once > 0.02 ? 1 : (size_t)(0.02 / (once + 1e-7)) + 1;
-    for (int run = 0; run < RUNS; run++) {
+    calls = once > 0.002 ? 1 : (size_t)(0.002 / (once + 1e-7)) + 1;
+    for (int run = 0; run < RUNS && (run < 3 || once < 0.01); run++) {
         double start = now();
 
         for (size_t i = 0; i < calls; i++)
@@ -124,8 +129,8 @@ int main(void)
     const struct variant variants[] = {
         {"ref", true, int4_absmax_ref, int4_search_ref, int4_decode_ref},
         {"avx2", __builtin_cpu_supports("avx2"), int4_absmax_avx2, int4_search_avx2, int4_decode_avx2},
-        {"avx512", __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                       __builtin_cpu_supports("avx512dq"),
+        {"avx512",
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"),
          int4_absmax_avx512, int4_search_avx512, int4_decode_avx512},
     };
 
