@@ -17,7 +17,7 @@ static const char *const replaced_files[] = {
     "quantize_config.json", "hf_quant_config.json", "recipe.yaml",
 };
 /* Weights in other containers: they would be larger than the bundle and say something else. */
-static const char *const weight_suffixes[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
+static const char *const weight_suffixes[] = {".safetensors", ".safetensors" CHECKPOINT_REMOVED_SUFFIX, ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
 
 static bool ends_with(const char *s, const char *suffix)
 {

@@ -221,8 +221,12 @@ static bool confirm_delete(const struct plan *p, struct err *e)
             "quern: --delete-source removes the %zu shards of '%s' (%s), each as soon as everything made from it is on "
             "disk.\nThis cannot be undone. Type 'delete' to go on: ",
             c->shard_count, c->path, bytes_text(c->tensor_bytes, bytes));
+    signal_interrupts_reads(true);
     if (!fgets(line, sizeof line, stdin))
         line[0] = '\0';
+    signal_interrupts_reads(false);
+    if (signal_cancelled())
+        return err_set(e, ERR_CANCELLED, "interrupted");
     line[strcspn(line, "\n")] = '\0';
     return strcmp(line, "delete") == 0 || err_set(e, ERR_USAGE, "--delete-source was not confirmed; nothing was done");
 }
