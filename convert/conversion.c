@@ -13,10 +13,11 @@
 #include "formats/base/file.h"
 #include "formats/base/log.h"
 #include "formats/base/progress.h"
+#include "formats/base/units.h"
 #include "formats/engine.h"
 
 /* File systems keep some blocks for themselves, and the index and quern.json grow with the number of tensors. */
-#define SPARE_BYTES (16u << 20)
+#define SPARE_BYTES            (16u << 20)
 #define SPARE_BYTES_PER_WEIGHT 1024u
 
 static uint64_t needed_bytes(const struct plan *p, size_t output)
@@ -109,8 +110,8 @@ static void print_output(const struct plan *p, size_t output, const struct run_r
 
     summary_make(&s, &a, p, o, result);
     summary_print(&s, true);
-    printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text(c->tensor_bytes, in), c->shard_count,
-           c->shard_count == 1 ? "" : "s", o->dir, bytes_text(o->file_bytes, out), o->shard_count,
+    printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text((double)c->tensor_bytes, in), c->shard_count,
+           c->shard_count == 1 ? "" : "s", o->dir, bytes_text((double)o->file_bytes, out), o->shard_count,
            o->shard_count == 1 ? "" : "s");
     arena_release(&a);
 }
@@ -220,7 +221,7 @@ static bool confirm_delete(const struct plan *p, struct err *e)
     fprintf(stderr,
             "quern: --delete-source removes the %zu shards of '%s' (%s), each as soon as everything made from it is on "
             "disk.\nThis cannot be undone. Type 'delete' to go on: ",
-            c->shard_count, c->path, bytes_text(c->tensor_bytes, bytes));
+            c->shard_count, c->path, bytes_text((double)c->tensor_bytes, bytes));
     signal_interrupts_reads(true);
     if (!fgets(line, sizeof line, stdin))
         line[0] = '\0';

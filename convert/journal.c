@@ -87,9 +87,10 @@ static bool compare_facts(const char *found, const char *wanted, struct err *e)
         size_t n = line_bytes(found), k = line_bytes(wanted);
         if (n != k || memcmp(found, wanted, n) != 0) {
             int shown_n = n > FACT_SHOWN ? FACT_SHOWN : (int)n, shown_k = k > FACT_SHOWN ? FACT_SHOWN : (int)k;
-            return err_set(e, ERR_USAGE,
-                           "an unfinished run of something else is here: it has %.*s, this one %.*s; --restart discards it",
-                           shown_n, found, shown_k, wanted);
+            return err_set(
+                e, ERR_USAGE,
+                "an unfinished run of something else is here: it has %.*s, this one %.*s; --restart discards it",
+                shown_n, found, shown_k, wanted);
         }
         found += n + (found[n] == '\n');
         wanted += k + (wanted[k] == '\n');
@@ -148,7 +149,7 @@ static bool read_records(struct journal *j, const struct plan *p, struct run_res
                          struct err *e)
 {
     for (const char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
-        bool ok = strncmp(line, "job ", 4) == 0     ? read_job(j, p, results, line + 4)
+        bool ok = strncmp(line, "job ", 4) == 0      ? read_job(j, p, results, line + 4)
                   : strncmp(line, "shard ", 6) == 0  ? read_shard(p, results, line + 6)
                   : strncmp(line, "source ", 7) == 0 ? read_source(p, results, line + 7)
                                                      : false;

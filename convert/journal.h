@@ -25,9 +25,9 @@
 #define JOURNAL_NAME "journal"
 
 struct journal {
-    int fd_plus_1; /* 0: closed */
-    char *path;    /* owned */
-    struct buf pending; /* records whose bytes are not yet synced */
+    int fd_plus_1;       /* 0: closed */
+    char *path;          /* owned */
+    struct buf pending;  /* records whose bytes are not yet synced */
     size_t jobs_done;    /* jobs 0 .. jobs_done-1 are recorded, or waiting in `pending` */
     size_t jobs_durable; /* of these, on disk */
 };

@@ -14,9 +14,9 @@
 struct place {
     struct tensor *tensor;
     const struct weight *weight;
-    unsigned zone;      /* 0 constants, 1 weights, 2 odd sizes */
-    uint32_t align;     /* zone 2 sorts by it, descending */
-    size_t sequence;    /* then by this */
+    unsigned zone;   /* 0 constants, 1 weights, 2 odd sizes */
+    uint32_t align;  /* zone 2 sorts by it, descending */
+    size_t sequence; /* then by this */
     bool shape_i64;
 };
 
@@ -56,7 +56,9 @@ static struct place *list_places(struct plan_output *o, size_t weight_count, siz
             places[n] = (struct place){
                 .tensor = t,
                 .weight = row->weight,
-                .zone = part == PART_SHAPE ? 0 : odd ? 2 : 1,
+                .zone = part == PART_SHAPE ? 0
+                        : odd              ? 2
+                                           : 1,
                 .align = dtype_get(t->dtype)->align,
                 .sequence = n,
                 .shape_i64 = row->scheme.shape_i64,
@@ -208,8 +210,8 @@ bool plan_layout(struct plan *p, struct plan_output *o, const struct plan_option
 
     if (p->weight_count == 0)
         return err_set(e, ERR_FORMAT, "the checkpoint holds no weights");
-    o->shard_count = options->keep_shards ? assign_like_source(p, o)
-                                          : assign_by_size(o, p->weight_count, options->shard_bytes);
+    o->shard_count =
+        options->keep_shards ? assign_like_source(p, o) : assign_by_size(o, p->weight_count, options->shard_bytes);
     o->shards = arena_array(&p->arena, o->shard_count, sizeof *o->shards);
     name_shards(p, o, options->keep_shards);
 

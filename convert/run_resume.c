@@ -29,7 +29,8 @@ static bool find_whole(struct line *l, size_t output, size_t shard, struct err *
         l->files[output][shard].done = true;
         return true;
     }
-    return err_set(e, ERR_FORMAT, "shard '%s' is whole by the journal, and not there with its %llu bytes; --restart begins anew",
+    return err_set(e, ERR_FORMAT,
+                   "shard '%s' is whole by the journal, and not there with its %llu bytes; --restart begins anew",
                    s->name, (unsigned long long)s->bytes);
 }
 

@@ -27,7 +27,8 @@ struct stage {
 /* Refused: DST = source, a DST with anything in it unless `force` or an unfinished run is in it, a DST that is no
  * folder, a DST that another run is writing. Makes both folders. What an earlier run left in the stage stays, unless
  * `restart`: the journal says what it is worth. */
-bool stage_open(struct stage *s, const char *dst, const char *source_dir, bool force, bool restart, struct err *e) CHECKED;
+bool stage_open(struct stage *s, const char *dst, const char *source_dir, bool force, bool restart,
+                struct err *e) CHECKED;
 /* Removes what is in the stage. */
 bool stage_clear(struct stage *s, struct err *e) CHECKED;
 /* Checks only what stage_open would refuse before it makes anything. */
