@@ -111,7 +111,7 @@ $(OBJ)/%.o: %.cc Makefile
 
 # What follows starts from a bare machine: first the packages, then a second make that may ask pkg-config.
 # It uses every CPU, unless the caller chose a number.
-AGAIN = +@$(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+AGAIN = +@$(MAKE) -s $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 
 .PHONY: deps
 deps:
