@@ -4,15 +4,17 @@ The sample is converted to every type. ckpt.py reads each result, and must see, 
 `convert --to f32` of that result; and against the source no weight may be further off than its type allows.
 The last line is "N passed, N failed, N skipped".
 """
+import json
 import os
 import subprocess
 import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SAMPLE = os.path.join(os.path.dirname(os.path.dirname(HERE)), 'samples/tiny-v3')
+SAMPLES = os.path.join(os.path.dirname(os.path.dirname(HERE)), 'samples')
+SAMPLE = os.path.join(SAMPLES, 'tiny-v3')
 sys.dont_write_bytecode = True
-sys.path.insert(0, HERE)
+sys.path[:0] = [HERE, os.path.join(SAMPLES, 'training')]
 
 try:
     import ckpt
@@ -75,6 +77,9 @@ def check(quern, how, bound, folder):
     convert(quern, ['--to', 'f32'], out, out + '.f32')
     theirs, ours, source = ckpt.load_hf(out)[1], ckpt.load_hf(out + '.f32')[1], ckpt.load_hf(SAMPLE)[1]
     worst = 0.0
+    for name_json in [f for f in os.listdir(out) if f.endswith('.json')]:
+        with open(os.path.join(out, name_json), encoding='utf-8') as f:
+            json.load(f)
     if not theirs.keys() == ours.keys() == source.keys():
         return '%s: other tensors: %s' % (name, sorted(theirs.keys() ^ source.keys())[:4])
     for tensor in source:

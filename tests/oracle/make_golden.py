@@ -15,7 +15,8 @@ import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
-sys.path.insert(0, HERE)
+sys.dont_write_bytecode = True
+sys.path[:0] = [HERE, os.path.join(ROOT, 'samples/training')]
 import ckpt  # noqa: E402
 import dsv3  # noqa: E402
 
