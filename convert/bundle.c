@@ -17,7 +17,7 @@ static const char *const replaced_files[] = {
     "quantize_config.json", "hf_quant_config.json", "recipe.yaml",
 };
 /* Weights in other containers: they would be larger than the bundle and say something else. */
-static const char *const weight_suffixes[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
+static const char *const weight_suffixes[] = {".safetensors", ".safetensors" CHECKPOINT_REMOVED_SUFFIX, ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
 
 static bool ends_with(const char *s, const char *suffix)
 {
@@ -201,6 +201,17 @@ static void fill_rows(struct manifest *m, const struct plan *p, const struct pla
     }
 }
 
+static void list_sources(struct manifest *m, struct arena *a, const struct plan *p, const struct run_result *result)
+{
+    const struct checkpoint *c = &p->source->checkpoint;
+
+    m->sources = arena_array(a, c->shard_count, sizeof *m->sources);
+    for (size_t i = 0; i < c->shard_count; i++)
+        if (result->source_sha256[i][0] != '\0')
+            m->sources[m->source_count++] = (struct manifest_file){
+                .name = c->shards[i].name, .bytes = c->shards[i].bytes, .sha256 = result->source_sha256[i]};
+}
+
 static int compare_files(const void *a, const void *b)
 {
     return strcmp(((const struct manifest_file *)a)->name, ((const struct manifest_file *)b)->name);
@@ -224,6 +235,7 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     qsort(l->items, l->count, sizeof *l->items, compare_files);
     m.files = l->items;
     m.file_count = l->count;
+    list_sources(&m, l->arena, p, result);
     m.rows = arena_array(l->arena, p->weight_count, sizeof *m.rows);
     fill_rows(&m, p, o, result);
     m.drops = arena_array(l->arena, p->drop_count, sizeof *m.drops);

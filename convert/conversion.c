@@ -136,7 +136,6 @@ struct work {
 static bool open_stages(const struct conversion *c, struct plan *p, struct work *w, struct err *e)
 {
     for (size_t o = 0; o < p->output_count; o++) {
-        run_result_init(&w->results[o], p, o);
         if (!stage_open(&w->stages[o], p->outputs[o].dir, p->source->checkpoint.dir, c->force, c->restart, e))
             return false;
     }
@@ -150,7 +149,12 @@ static bool open_stages(const struct conversion *c, struct plan *p, struct work 
 
 static bool run_and_publish(const struct conversion *c, struct plan *p, struct work *w, struct err *e)
 {
-    struct run_options options = {.threads = (unsigned)c->threads, .memory_bytes = c->memory_bytes};
+    struct run_options options = {
+        .threads = (unsigned)c->threads,
+        .memory_bytes = c->memory_bytes,
+        .hash_source = c->hash_source,
+        .delete_source = c->delete_source,
+    };
     struct bundle_options bundle = {.base_model = c->base_model};
     struct progress *progress = progress_new("converting", p->read_bytes + p->write_bytes, c->quiet);
     bool ok = run_plan(p, &options, w->stages, &w->journal, w->results, progress, e);
@@ -161,7 +165,7 @@ static bool run_and_publish(const struct conversion *c, struct plan *p, struct w
     /* The first holds the journal, and goes last. */
     for (size_t o = p->output_count; o > 0 && ok; o--)
         ok = stage_publish(&w->stages[o - 1], e);
-    return ok;
+    return ok && (!c->delete_source || checkpoint_remove_headers(&p->source->checkpoint, e));
 }
 
 /* Worth going on with: something is done, and it was the system or the user that stopped us, not the input. */
@@ -174,7 +178,7 @@ static bool convert(const struct conversion *c, struct plan *p, struct err *e)
 {
     struct work w = {
         .stages = arena_array(&p->arena, p->output_count, sizeof *w.stages),
-        .results = arena_array(&p->arena, p->output_count, sizeof *w.results),
+        .results = run_results_new(p),
     };
     bool ok = open_stages(c, p, &w, e) && run_and_publish(c, p, &w, e);
     bool keep = !ok && (worth_keeping(&w, e) || e->code == ERR_USAGE);
@@ -204,6 +208,29 @@ static bool dry_run(const struct conversion *c, const struct plan *p, const stru
     return check_space(p, e);
 }
 
+/* In words, since what it does cannot be undone; from a script: echo delete | quern ... */
+static bool confirm_delete(const struct plan *p, struct err *e)
+{
+    const struct checkpoint *c = &p->source->checkpoint;
+    char line[64] = "";
+    char bytes[BYTES_TEXT];
+
+    if (!checkpoint_check_removable(c, e))
+        return false;
+    fprintf(stderr,
+            "quern: --delete-source removes the %zu shards of '%s' (%s), each as soon as everything made from it is on "
+            "disk.\nThis cannot be undone. Type 'delete' to go on: ",
+            c->shard_count, c->path, bytes_text(c->tensor_bytes, bytes));
+    signal_interrupts_reads(true);
+    if (!fgets(line, sizeof line, stdin))
+        line[0] = '\0';
+    signal_interrupts_reads(false);
+    if (signal_cancelled())
+        return err_set(e, ERR_CANCELLED, "interrupted");
+    line[strcspn(line, "\n")] = '\0';
+    return strcmp(line, "delete") == 0 || err_set(e, ERR_USAGE, "--delete-source was not confirmed; nothing was done");
+}
+
 static bool plan_and_go(const struct conversion *c, const struct plan_options *options, struct source *source,
                         struct err *e)
 {
@@ -220,7 +247,7 @@ static bool plan_and_go(const struct conversion *c, const struct plan_options *o
     if (c->dry_run)
         ok = dry_run(c, &p, &size, e);
     else
-        ok = check_space(&p, e) && convert(c, &p, e);
+        ok = check_space(&p, e) && (!c->delete_source || confirm_delete(&p, e)) && convert(c, &p, e);
 done:
     plan_close(&p);
     return ok;

@@ -15,7 +15,7 @@
 
 struct conversion {
     uint64_t threads, memory_bytes, shard_bytes;
-    bool force, restart, dry_run, json, quiet, verbose, keep_shards, allow_unfused, keep_unknown;
+    bool force, restart, dry_run, json, quiet, verbose, keep_shards, hash_source, delete_source, allow_unfused, keep_unknown;
     const char *base_model;
     struct opt_list also; /* "RECIPE:DIR" */
 };
@@ -30,6 +30,9 @@ struct conversion {
         {"memory", 'm', OPT_SIZE, &(v).memory_bytes, "SIZE", "budget for buffers and tables (default: what helps)",   \
          1, UINT64_MAX},                                                                                               \
         {"force", 'f', OPT_FLAG, &(v).force, NULL, "replace what is in DST", 0, 0},                                    \
+        {"hash-source", 0, OPT_FLAG, &(v).hash_source, NULL, "record the SHA-256 of every source shard", 0, 0},        \
+        {"delete-source", 0, OPT_FLAG, &(v).delete_source, NULL,                                                      \
+         "remove a source shard once all made from it is on disk; asks", 0, 0},                                        \
         {"restart", 0, OPT_FLAG, &(v).restart, NULL, "discard an unfinished run in DST instead of going on with it",    \
          0, 0},                                                                                                        \
         {"dry-run", 'n', OPT_FLAG, &(v).dry_run, NULL, "print the plan and write nothing", 0, 0},                      \

@@ -31,7 +31,7 @@ static void source_hash(const struct plan *p, char hex[HASH_HEX_BYTES])
 
     for (size_t i = 0; i < c->shard_count; i++) {
         const struct shard *s = &c->shards[i];
-        buf_printf(&text, "%s %" PRIu64 " %" PRIu64 "\n", s->name, s->bytes, s->data_offset);
+        buf_printf(&text, "%s %" PRIu64 " %" PRIu64 " %" PRId64 "\n", s->name, s->bytes, s->data_offset, s->mtime_ns);
     }
     buf_add(&text, c->config, c->config_bytes);
     hash_hex(text.data, text.bytes, hex);
@@ -132,13 +132,26 @@ static bool read_shard(const struct plan *p, struct run_result *results, const c
     return true;
 }
 
+static bool read_source(const struct plan *p, struct run_result *results, const char *line)
+{
+    size_t shard = 0;
+    char hex[HASH_HEX_BYTES];
+
+    if (sscanf(line, "%zu %64s", &shard, hex) != 2 || strlen(hex) != HASH_HEX_BYTES - 1 ||
+        shard >= p->source->checkpoint.shard_count)
+        return false;
+    memcpy(results[0].source_sha256[shard], hex, sizeof hex);
+    return true;
+}
+
 static bool read_records(struct journal *j, const struct plan *p, struct run_result *results, const char *text,
                          struct err *e)
 {
     for (const char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
         bool ok = strncmp(line, "job ", 4) == 0     ? read_job(j, p, results, line + 4)
-                  : strncmp(line, "shard ", 6) == 0 ? read_shard(p, results, line + 6)
-                                                    : false;
+                  : strncmp(line, "shard ", 6) == 0  ? read_shard(p, results, line + 6)
+                  : strncmp(line, "source ", 7) == 0 ? read_source(p, results, line + 7)
+                                                     : false;
         if (!ok)
             return err_set(e, ERR_FORMAT, "journal '%s' has a line that no run wrote: '%.*s'; --restart discards it",
                            j->path, (int)(line_bytes(line) > 60 ? 60 : line_bytes(line)), line);
@@ -229,6 +242,11 @@ void journal_job(struct journal *j, const struct plan *p, size_t job, const stru
 void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256)
 {
     buf_printf(&j->pending, "shard %zu %zu %s\n", output, shard, sha256);
+}
+
+void journal_source(struct journal *j, size_t shard, const char *sha256)
+{
+    buf_printf(&j->pending, "source %zu %s\n", shard, sha256);
 }
 
 bool journal_flush(struct journal *j, struct err *e)

@@ -5,6 +5,7 @@
  *     fact NAME "VALUE"           what the run was: version, recipe, source, layout
  *     job NUMBER {E2 ENERGY2 N}   done, its bytes synced; sums per output, as hex floats
  *     shard OUTPUT SHARD SHA256   whole and under its name
+ *     source SHARD SHA256         a source shard's hash, with --hash-source
  *     end                         the facts are complete
  *
  * A record is written only after the bytes it speaks of were synced. A last
@@ -37,6 +38,7 @@ bool journal_open(struct journal *j, const char *path, const struct plan *p, str
                   struct err *e) CHECKED;
 void journal_job(struct journal *j, const struct plan *p, size_t job, const struct weight_error *per_output);
 void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256);
+void journal_source(struct journal *j, size_t shard, const char *sha256);
 /* Appends what is pending and syncs. The caller has synced the shards before. */
 bool journal_flush(struct journal *j, struct err *e) CHECKED;
 /* The run is published: nothing to go on with. */

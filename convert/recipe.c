@@ -35,17 +35,26 @@ static const struct key_word {
     const char *name;
     enum rule_key key;
 } key_words[] = {
-    {"match", KEY_MATCH},           {"layers", KEY_LAYERS},
-    {"scheme", KEY_SCHEME},         {"group", KEY_GROUP},
-    {"asymmetric", KEY_ASYMMETRIC}, {"method", KEY_METHOD},
-    {"positive_scales", KEY_POSITIVE_SCALES}, {"layout", KEY_LAYOUT},
+    {"match", KEY_MATCH},
+    {"layers", KEY_LAYERS},
+    {"scheme", KEY_SCHEME},
+    {"group", KEY_GROUP},
+    {"asymmetric", KEY_ASYMMETRIC},
+    {"method", KEY_METHOD},
+    {"positive_scales", KEY_POSITIVE_SCALES},
+    {"layout", KEY_LAYOUT},
     {"scale_dtype", KEY_SCALE_DTYPE},
 };
 
-#define PLAIN_SCHEME(dtype_) {.kind = SCHEME_PLAIN, .dtype = (dtype_), .method = METHOD_ROUND}
+#define PLAIN_SCHEME(dtype_)                                                                                           \
+    {                                                                                                                  \
+        .kind = SCHEME_PLAIN, .dtype = (dtype_), .method = METHOD_ROUND                                                \
+    }
 #define FP8_BLOCK_SCHEME(scale_)                                                                                       \
-    {.kind = SCHEME_FP8_BLOCK, .dtype = DTYPE_F8_E4M3, .scale = (scale_), .block_rows = FP8_BLOCK_ELEMS,               \
-     .block_cols = FP8_BLOCK_ELEMS, .method = METHOD_ABSMAX}
+    {                                                                                                                  \
+        .kind = SCHEME_FP8_BLOCK, .dtype = DTYPE_F8_E4M3, .scale = (scale_), .block_rows = FP8_BLOCK_ELEMS,            \
+        .block_cols = FP8_BLOCK_ELEMS, .method = METHOD_ABSMAX                                                         \
+    }
 
 /* A scheme's word, what it is when nothing more is said, and the keys that say more. */
 static const struct scheme_word {
@@ -60,10 +69,18 @@ static const struct scheme_word {
     {"f32", KEYS_ALL_RULES, false, PLAIN_SCHEME(DTYPE_F32)},
     {"fp8", KEYS_ALL_RULES | KEYS_FP8, false, FP8_BLOCK_SCHEME(SCALE_F32)},
     {"fp8-ue8m0", KEYS_ALL_RULES | KEYS_FP8, false, FP8_BLOCK_SCHEME(SCALE_F32_POW2)},
-    {"fp8-channel", KEYS_ALL_RULES | KEYS_FP8, false,
+    {"fp8-channel",
+     KEYS_ALL_RULES | KEYS_FP8,
+     false,
      {.kind = SCHEME_FP8_CHANNEL, .dtype = DTYPE_F8_E4M3, .scale = SCALE_F32, .method = METHOD_ABSMAX}},
-    {"int4", KEYS_ALL_RULES | KEYS_INT4, false,
-     {.kind = SCHEME_INT4, .dtype = DTYPE_I32, .scale = SCALE_BF16, .group_cols = 128, .shape_i64 = true,
+    {"int4",
+     KEYS_ALL_RULES | KEYS_INT4,
+     false,
+     {.kind = SCHEME_INT4,
+      .dtype = DTYPE_I32,
+      .scale = SCALE_BF16,
+      .group_cols = 128,
+      .shape_i64 = true,
       .method = METHOD_SEARCH}},
 };
 
@@ -132,9 +149,10 @@ static bool refuse_match(const char *text, struct err *e)
         if (!seen)
             buf_printf(&known, "%s%s", known.bytes ? ", " : "", group);
     }
-    err_set(e, ERR_FORMAT,
-            "key 'match' has '%s'; known are '*', 're:' patterns, the groups %s, and the roles in them (quern-recipe(5))",
-            text, known.data);
+    err_set(
+        e, ERR_FORMAT,
+        "key 'match' has '%s'; known are '*', 're:' patterns, the groups %s, and the roles in them (quern-recipe(5))",
+        text, known.data);
     buf_release(&known);
     return false;
 }
@@ -246,8 +264,8 @@ static bool read_layers(struct recipe *r, struct recipe_rule *rule, const struct
     rule->ranges = arena_array(&r->arena, strlen(text) + 1, sizeof *rule->ranges);
     for (const char *p = text;; p++) {
         if (!read_range(rule, &p) || (*p != ',' && *p != '\0'))
-            return err_set(e, ERR_FORMAT, "key 'layers' is '%s'; it is a list such as \"0-2\", \"3-\", \"5,7-9\" or \"mtp\"",
-                           text);
+            return err_set(e, ERR_FORMAT,
+                           "key 'layers' is '%s'; it is a list such as \"0-2\", \"3-\", \"5,7-9\" or \"mtp\"", text);
         if (*p == '\0')
             break;
     }
@@ -625,7 +643,8 @@ static bool refuse_name(const char *name, struct err *e)
 
     for (size_t i = 0; recipe_builtin_name(i); i++)
         buf_printf(&known, "%s%s", i ? ", " : "", recipe_builtin_name(i));
-    err_set(e, ERR_USAGE, "unknown recipe '%s'; known are %s, or a file (with a '/', or ending in .json)", name, known.data);
+    err_set(e, ERR_USAGE, "unknown recipe '%s'; known are %s, or a file (with a '/', or ending in .json)", name,
+            known.data);
     buf_release(&known);
     return false;
 }
@@ -638,7 +657,8 @@ bool recipe_load(struct recipe *r, const char *name_or_path, struct err *e)
     if (is_path(name_or_path))
         return load_file(r, name_or_path, e);
     if (strcmp(name_or_path, "int4") == 0 || strcmp(name_or_path, "int4-best") == 0)
-        return err_set(e, ERR_USAGE, "recipe '%s' is reserved for the calibrated method; without calibration, say int4-fast",
+        return err_set(e, ERR_USAGE,
+                       "recipe '%s' is reserved for the calibrated method; without calibration, say int4-fast",
                        name_or_path);
     if (recipe_load_builtin(r, name_or_path, &found, e))
         return true;

@@ -35,14 +35,15 @@ struct recipe {
     const char *description; /* one line for the model card, or NULL */
     struct recipe_rule *rules;
     size_t rule_count;
-    char *text;              /* canonical: what quern.json records; the same for the same rules however written */
+    char *text; /* canonical: what quern.json records; the same for the same rules however written */
 };
 
 /* What a weight gets. */
 struct choice {
     struct scheme scheme; /* RAW with METHOD_COPY: bytes as they are */
-    const char *why;      /* "rule 1: routed_expert", "kept: norm", "group 128 does not divide 192: BF16"; in the arena given */
-    bool fell_back;       /* a width that the group does not divide: listed in the plan */
+    const char
+        *why; /* "rule 1: routed_expert", "kept: norm", "group 128 does not divide 192: BF16"; in the arena given */
+    bool fell_back; /* a width that the group does not divide: listed in the plan */
 };
 
 /* name_or_path: a built-in name, an alias (W4A16, FP8_BLOCK), or a file (it has a '/' or ends in .json).
@@ -50,7 +51,8 @@ struct choice {
 bool recipe_load(struct recipe *r, const char *name_or_path, struct err *e) CHECKED;
 /* A recipe from text; name is used in messages, and where the text has none. */
 bool recipe_parse(struct recipe *r, const char *name, const char *text, size_t bytes, struct err *e) CHECKED;
-/* The recipe behind `convert --to`: bf16, f16, f32, fp8, fp8-ue8m0, fp8-channel, int4[:g32|g64|g128][:asym][:absmax]. */
+/* The recipe behind `convert --to`: bf16, f16, f32, fp8, fp8-ue8m0, fp8-channel, int4[:g32|g64|g128][:asym][:absmax].
+ */
 bool recipe_to(struct recipe *r, const char *to, struct err *e) CHECKED;
 /* Names and one-line descriptions of the built-in recipes, for --help and the manual's test. NULL: past the end. */
 const char *recipe_builtin_name(size_t i);

@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-#define EXPERTS_INT4(method) "{\"match\": \"routed_expert\", \"scheme\": \"int4\", \"group\": 128, \"method\": \"" method "\"}"
+#define EXPERTS_INT4(method)                                                                                           \
+    "{\"match\": \"routed_expert\", \"scheme\": \"int4\", \"group\": 128, \"method\": \"" method "\"}"
 
 /* Texts in the language that users write, so that the parser is the only way in. */
 static const struct builtin {
@@ -12,7 +13,8 @@ static const struct builtin {
      EXPERTS_INT4("search") ", {\"match\": \"*\", \"scheme\": \"bf16\"}"},
     {"int4-absmax", "as int4-fast, with scales from the largest magnitude alone",
      EXPERTS_INT4("absmax") ", {\"match\": \"*\", \"scheme\": \"bf16\"}"},
-    {"int4-fp8", "routed experts int4 (groups of 128, scales searched), the other linear layers FP8 blocks, the rest BF16",
+    {"int4-fp8",
+     "routed experts int4 (groups of 128, scales searched), the other linear layers FP8 blocks, the rest BF16",
      EXPERTS_INT4("search") ", {\"match\": [\"attention\", \"dense_mlp\", \"shared_expert\", \"indexer\"], "
                             "\"scheme\": \"fp8\", \"layout\": \"compressed-tensors\"}, "
                             "{\"match\": \"*\", \"scheme\": \"bf16\"}"},
@@ -23,8 +25,7 @@ static const struct builtin {
      "{\"match\": \"*\", \"scheme\": \"bf16\"}"},
     {"fp8", "linear layers FP8 in blocks of 128x128, as DeepSeek publishes them",
      "{\"match\": \"*\", \"scheme\": \"fp8\"}"},
-    {"fp8-ue8m0", "as fp8, with scales that are powers of two",
-     "{\"match\": \"*\", \"scheme\": \"fp8-ue8m0\"}"},
+    {"fp8-ue8m0", "as fp8, with scales that are powers of two", "{\"match\": \"*\", \"scheme\": \"fp8-ue8m0\"}"},
     {"fp8-block", "linear layers FP8 in blocks of 128x128, named as compressed-tensors does",
      "{\"match\": \"*\", \"scheme\": \"fp8\", \"layout\": \"compressed-tensors\"}"},
 };
@@ -139,8 +140,10 @@ static bool to_int4(struct recipe *r, const char *to, struct err *e)
 
     if (!read_options(&o, to + strlen("int4")))
         return err_set(e, ERR_USAGE, "unknown target '%s'; known are " TARGETS_KNOWN, to);
-    buf_printf(&rules, "{\"match\": \"routed_expert\", \"scheme\": \"int4\", \"group\": %u, \"asymmetric\": %s, \"method\": \"%s\"}",
-               o.group ? o.group : 128, o.asymmetric ? "true" : "false", o.absmax ? "absmax" : "search");
+    buf_printf(
+        &rules,
+        "{\"match\": \"routed_expert\", \"scheme\": \"int4\", \"group\": %u, \"asymmetric\": %s, \"method\": \"%s\"}",
+        o.group ? o.group : 128, o.asymmetric ? "true" : "false", o.absmax ? "absmax" : "search");
     buf_puts(&rules, ", {\"match\": \"*\", \"scheme\": \"bf16\"}");
     bool ok = parse_rules(r, to, "routed experts int4, the rest BF16", rules.data, e);
     buf_release(&rules);

@@ -137,8 +137,9 @@ static bool refuse_expert(const struct weight *w, uint32_t group_cols, struct er
     for (size_t i = 0; i < sizeof groups / sizeof groups[0]; i++)
         if (group_fits(groups[i], w->cols))
             snprintf(fitting + strlen(fitting), sizeof fitting - strlen(fitting), "%u, ", groups[i]);
-    return err_set(e, ERR_UNSUPPORTED, "'%s' is %" PRIu64 " wide, which groups of %u do not divide; groups that fit: %schannel",
-                   w->module, w->cols, group_cols, fitting);
+    return err_set(e, ERR_UNSUPPORTED,
+                   "'%s' is %" PRIu64 " wide, which groups of %u do not divide; groups that fit: %schannel", w->module,
+                   w->cols, group_cols, fitting);
 }
 
 static bool apply(const struct recipe_rule *rule, size_t number, const struct recipe_match *hit, struct arena *a,

@@ -36,6 +36,15 @@ bool run_finish_shard(struct line *l, size_t output, uint32_t shard, struct err 
     return true;
 }
 
+static void record_source_hashes(struct line *l)
+{
+    for (size_t i = 0; l->source.hash && i < l->plan->source->checkpoint.shard_count; i++)
+        if (l->source.sha256[i][0] != '\0' && !l->source.recorded[i]) {
+            journal_source(l->journal, i, l->source.sha256[i]);
+            l->source.recorded[i] = true;
+        }
+}
+
 bool run_sync(struct line *l, struct err *e)
 {
     for (size_t o = 0; o < l->plan->output_count; o++)
@@ -43,7 +52,8 @@ bool run_sync(struct line *l, struct err *e)
             if (!shard_file_sync(&l->files[o][s], e))
                 return false;
     l->unsynced_bytes = 0;
-    return journal_flush(l->journal, e);
+    record_source_hashes(l);
+    return journal_flush(l->journal, e) && run_source_remove(&l->source, l->journal->jobs_durable, e);
 }
 
 /* ---- before and after ---- */
@@ -112,6 +122,7 @@ static void line_release(struct line *l, const struct run_size *size)
         mem_free(l->files[o]);
     }
     mem_free(l->files);
+    run_source_release(&l->source);
     mem_free(l->scratch);
     mem_free(l->worked);
     mem_free(l->slots);
@@ -129,13 +140,20 @@ static bool finish_untouched(struct line *l, struct err *e)
             if (!run_open_shard(l, o, s, false, e) || !run_finish_shard(l, o, s, e))
                 return false;
         }
-    return run_sync(l, e);
+    return run_source_finish(&l->source, e) && run_sync(l, e);
 }
 
-void run_result_init(struct run_result *r, struct plan *p, size_t output)
+struct run_result *run_results_new(struct plan *p)
 {
-    r->errors = arena_array(&p->arena, p->weight_count, sizeof *r->errors);
-    r->sha256 = arena_array(&p->arena, p->outputs[output].shard_count, sizeof *r->sha256);
+    struct run_result *results = arena_array(&p->arena, p->output_count, sizeof *results);
+    void *source = arena_array(&p->arena, p->source->checkpoint.shard_count, HASH_HEX_BYTES);
+
+    for (size_t o = 0; o < p->output_count; o++) {
+        results[o].errors = arena_array(&p->arena, p->weight_count, sizeof *results[o].errors);
+        results[o].sha256 = arena_array(&p->arena, p->outputs[o].shard_count, sizeof *results[o].sha256);
+        results[o].source_sha256 = source;
+    }
+    return results;
 }
 
 /* What is whole stays; its records are worth a last sync, whatever stopped the run. */
@@ -166,6 +184,7 @@ bool run_plan(struct plan *p, const struct run_options *o, struct stage *stages,
     pthread_mutex_init(&l.lock, NULL);
     pthread_cond_init(&l.moved, NULL);
     line_allocate(&l, &size);
+    run_source_init(&l.source, p, o->hash_source, o->delete_source, results[0].source_sha256);
     if (!run_resume(&l, e))
         goto done;
     run_stages(&l, size.threads);

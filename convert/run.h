@@ -18,12 +18,15 @@
 struct run_options {
     unsigned threads;      /* workers; 0: one per CPU */
     uint64_t memory_bytes; /* budget for buffers, scratch and tables; 0: as much as helps */
+    bool hash_source;      /* SHA-256 of every source shard, from the pieces as they are read */
+    bool delete_source;    /* cut a source shard to its header once everything made from it is durable */
 };
 
 /* What the run learnt about one output. */
 struct run_result {
     struct weight_error *errors;    /* one per row */
     char (*sha256)[HASH_HEX_BYTES]; /* one per shard */
+    char (*source_sha256)[HASH_HEX_BYTES]; /* one per source shard, "" when not known; all outputs share it */
 };
 
 struct journal;
@@ -37,7 +40,8 @@ struct run_size {
 };
 bool run_size(const struct plan *p, const struct run_options *o, struct run_size *size, struct err *e) CHECKED;
 
-void run_result_init(struct run_result *r, struct plan *p, size_t output); /* arrays in the plan's arena */
+/* One result per output; arrays in the plan's arena. */
+struct run_result *run_results_new(struct plan *p);
 
 /* Runs the jobs that the journal does not have yet; stages and results have one per output, and every shard ends
  * whole and durable in its stage. The error of the lowest-numbered failing job is the one reported. After an error

@@ -13,6 +13,7 @@
 
 #include "convert/journal.h"
 #include "convert/run.h"
+#include "convert/run_source.h"
 #include "convert/shard_file.h"
 
 struct slot {
@@ -32,6 +33,7 @@ struct line {
     uint8_t **scratch;         /* one per worker */
     struct shard_file **files; /* [output][shard] */
     struct journal *journal;
+    struct run_source source;  /* the hasher's */
     uint64_t unsynced_bytes;   /* hashed since the journal was last flushed */
 
     pthread_mutex_t lock;

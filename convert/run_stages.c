@@ -204,6 +204,9 @@ static bool hash_job(struct line *l, size_t number, struct err *e)
     struct plan_slice out[PART_COUNT];
     bool finished = false;
 
+    if (!run_source_hash(&l->source, number, &slot->from, e))
+        return false;
+
     for (size_t o = 0; o < p->output_count; o++) {
         plan_job_out(p, job, o, out);
         for (enum part part = 0; part < PART_COUNT; part++) {

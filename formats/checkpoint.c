@@ -135,18 +135,54 @@ static void raise_descriptor_limit(size_t more)
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+static int64_t file_mtime(const struct file *f)
+{
+    struct stat st;
+
+    return fstat(f->fd_plus_1 - 1, &st) == 0 ? (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec : 0;
+}
+
+static char *removed_path(struct arena *a, const struct checkpoint *c, const struct shard *s)
+{
+    return arena_printf(a, "%s%s", path_join(a, c->dir, s->name), CHECKPOINT_REMOVED_SUFFIX);
+}
+
+/* Cut to its header, or, after a kill at the wrong moment, not cut yet. */
+static bool open_removed(struct opening *o, size_t i, struct err *e)
+{
+    struct shard *s = &o->c->shards[i];
+    struct safetensors *header = &o->headers[i];
+
+    if (!file_open(&s->file, removed_path(&o->arena, o->c, s), e))
+        return false;
+    s->mtime_ns = file_mtime(&s->file);
+    s->removed = true;
+    add_note(o->c, arena_printf(&o->c->arena, "shard '%s' was removed by --delete-source; only its header is left", s->name));
+    if (!safetensors_read_cut(header, &o->arena, &s->file, e))
+        return false;
+    s->data_offset = s->bytes = header->data_offset;
+    if (header->tensor_count > 0) {
+        const struct tensor *last = &header->tensors[header->tensor_count - 1];
+        s->bytes = last->offset + last->bytes;
+    }
+    return true;
+}
+
 static bool open_shard(struct opening *o, size_t i, struct err *e)
 {
     struct shard *s = &o->c->shards[i];
     char *path = path_join(&o->arena, o->c->dir, s->name);
     struct safetensors *header = &o->headers[i];
 
+    if (!path_exists(path) && path_exists(removed_path(&o->arena, o->c, s)))
+        return open_removed(o, i, e);
     if (!file_open(&s->file, path, e))
         return explain_link(path, e);
     if (!safetensors_read(header, &o->arena, &s->file, e))
         return false;
     s->bytes = s->file.bytes;
     s->data_offset = header->data_offset;
+    s->mtime_ns = file_mtime(&s->file);
     if (header->ignored_fields)
         add_note(o->c, arena_printf(&o->c->arena, "shard '%s': %zu unknown fields of tensors are ignored", s->name,
                                     header->ignored_fields));
@@ -309,6 +345,9 @@ bool checkpoint_read(const struct checkpoint *c, const struct tensor *t, uint64_
     const struct shard *s = &c->shards[t->shard];
 
     assert(offset <= t->bytes && bytes <= t->bytes - offset);
+    if (s->removed)
+        return err_set(e, ERR_FORMAT, "shard '%s' was removed by --delete-source: tensor '%s' cannot be read", s->name,
+                       t->name);
     return file_read(&s->file, t->offset + offset, data, bytes, e) ||
            err_in(e, "shard '%s': tensor '%s'", s->name, t->name);
 }

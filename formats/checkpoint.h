@@ -21,6 +21,8 @@ struct shard {
     const char *name; /* "model-00001-of-00163.safetensors": as the index says, a plain file name */
     uint64_t bytes;
     uint64_t data_offset;
+    int64_t mtime_ns;       /* when it was last written */
+    bool removed;           /* only its header is left: checkpoint_remove_shard took the rest */
     struct file file; /* open while the checkpoint is (descriptor limit is raised if needed) */
 };
 
@@ -52,5 +54,14 @@ const struct tensor *checkpoint_find(const struct checkpoint *c, const char *nam
 bool checkpoint_read(const struct checkpoint *c, const struct tensor *t, uint64_t offset, void *data, size_t bytes,
                      struct err *e) CHECKED;
 void checkpoint_close(struct checkpoint *c); /* idempotent */
+
+/* A shard whose data is wanted no more becomes NAME.removed, cut to its header (and keeping its time): its space is
+ * free, what was in it stays known, and a conversion that was killed can go on. Opening finds such a file where the
+ * shard is absent. A shard that is a link is ERR_UNSUPPORTED: others may use what it leads to. */
+#define CHECKPOINT_REMOVED_SUFFIX ".removed"
+bool checkpoint_check_removable(const struct checkpoint *c, struct err *e) CHECKED;
+bool checkpoint_remove_shard(struct checkpoint *c, size_t shard, struct err *e) CHECKED;
+/* The last of it: unlinks every NAME.removed. */
+bool checkpoint_remove_headers(const struct checkpoint *c, struct err *e) CHECKED;
 
 #endif

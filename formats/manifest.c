@@ -5,14 +5,14 @@
 
 #include "formats/json.h"
 
-static void write_files(struct json_writer *w, const struct manifest *m)
+static void write_files(struct json_writer *w, const char *key, const struct manifest_file *files, size_t count)
 {
-    json_begin_object(w, "files");
-    for (size_t i = 0; i < m->file_count; i++) {
-        json_begin_object(w, m->files[i].name);
+    json_begin_object(w, key);
+    for (size_t i = 0; i < count; i++) {
+        json_begin_object(w, files[i].name);
         w->compact = true;
-        json_put_u64(w, "bytes", m->files[i].bytes);
-        json_put_string(w, "sha256", m->files[i].sha256);
+        json_put_u64(w, "bytes", files[i].bytes);
+        json_put_string(w, "sha256", files[i].sha256);
         json_end(w, '}');
         w->compact = false;
     }
@@ -84,7 +84,9 @@ void manifest_write(struct buf *out, const struct manifest *m)
     json_put_string(&w, "kernel_class", m->kernel_class);
     json_put_raw(&w, "recipe", m->recipe_text);
     json_put_string(&w, "source_config_sha256", m->config_sha256);
-    write_files(&w, m);
+    if (m->source_count > 0)
+        write_files(&w, "source_files", m->sources, m->source_count);
+    write_files(&w, "files", m->files, m->file_count);
     write_drops(&w, m);
     write_rows(&w, m);
     json_end(&w, '}');

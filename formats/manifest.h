@@ -38,6 +38,8 @@ struct manifest {
     const char *kernel_class; /* "exact": no byte depends on the CPU */
     const char *recipe_text;  /* canonical JSON */
     const char *config_sha256; /* of the source's config.json */
+    struct manifest_file *sources; /* the source's shards; empty unless they were hashed */
+    size_t source_count;
     struct manifest_file *files;
     size_t file_count;
     struct manifest_row *rows;

@@ -214,7 +214,7 @@ static bool place_tensors(struct safetensors *s, uint64_t file_bytes, struct err
     if (running > data_bytes)
         return err_set(e, ERR_FORMAT, "data is missing: the tensors take %" PRIu64 " bytes, the file has %" PRIu64,
                        running, data_bytes);
-    if (running < data_bytes)
+    if (running < data_bytes && file_bytes != SAFETENSORS_ANY_BYTES)
         return err_set(e, ERR_FORMAT,
                        "data behind the last tensor: the tensors take %" PRIu64 " bytes, the file has %" PRIu64,
                        running, data_bytes);
@@ -251,7 +251,8 @@ bool safetensors_parse(struct safetensors *s, struct arena *a, const uint8_t *he
     return parse_header(s, a, head, header_bytes, file_bytes, e);
 }
 
-bool safetensors_read(struct safetensors *s, struct arena *a, const struct file *f, struct err *e)
+static bool read_header_of(struct safetensors *s, struct arena *a, const struct file *f, uint64_t file_bytes,
+                           struct err *e)
 {
     uint8_t length[LENGTH_BYTES] = {0};
     uint64_t header_bytes = 0;
@@ -266,7 +267,17 @@ bool safetensors_read(struct safetensors *s, struct arena *a, const struct file 
     /* The limit was looked at: at most 100 MB. */
     head = mem_alloc((size_t)header_bytes + LENGTH_BYTES);
     ok = file_read(f, 0, head, (size_t)header_bytes + LENGTH_BYTES, e) &&
-         safetensors_parse(s, a, head, (size_t)header_bytes + LENGTH_BYTES, f->bytes, e);
+         safetensors_parse(s, a, head, (size_t)header_bytes + LENGTH_BYTES, file_bytes, e);
     mem_free(head);
     return ok;
+}
+
+bool safetensors_read(struct safetensors *s, struct arena *a, const struct file *f, struct err *e)
+{
+    return read_header_of(s, a, f, f->bytes, e);
+}
+
+bool safetensors_read_cut(struct safetensors *s, struct arena *a, const struct file *f, struct err *e)
+{
+    return read_header_of(s, a, f, SAFETENSORS_ANY_BYTES, e);
 }

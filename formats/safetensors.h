@@ -29,11 +29,17 @@ struct safetensors {
     size_t ignored_fields;       /* extra keys in tensor objects, accepted with a note */
 };
 
-/* head: the file's first head_bytes bytes, which must hold length and header; file_bytes: its whole size. */
+/* The file's size is not known, or no longer what the header was made for: its data area is not checked. */
+#define SAFETENSORS_ANY_BYTES UINT64_MAX
+
+/* head: the file's first head_bytes bytes, which must hold length and header; file_bytes: its whole size, or
+ * SAFETENSORS_ANY_BYTES. */
 bool safetensors_parse(struct safetensors *s, struct arena *a, const uint8_t *head, size_t head_bytes,
                        uint64_t file_bytes, struct err *e) CHECKED;
 /* Reads and parses the header of an open file. */
 bool safetensors_read(struct safetensors *s, struct arena *a, const struct file *f, struct err *e) CHECKED;
+/* The same of a file that may have been cut behind its header: its size is not checked. */
+bool safetensors_read_cut(struct safetensors *s, struct arena *a, const struct file *f, struct err *e) CHECKED;
 
 /* ---- writing ---- */
 

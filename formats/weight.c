@@ -246,7 +246,7 @@ static bool find_int4_shape(const struct pairing *p, struct weight *w, struct er
     uint64_t want[2] = {codes->dims[0], codes->dims[1] * 8}, told[2] = {0};
     bool known = arch_shape(p->arch, w->id.role, &want[0], &want[1]);
 
-    if (p->read_shapes) {
+    if (p->read_shapes && !p->c->shards[shape->shard].removed) {
         if (!read_shape(p, shape, told, e))
             return false;
         if (known && (told[0] != want[0] || told[1] != want[1]))

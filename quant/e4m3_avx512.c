@@ -7,6 +7,7 @@
 #include <immintrin.h>
 #include <math.h>
 
+#include "quant/lanes_avx512.h"
 #include "quant/minifloat_avx512.h"
 
 /* 448 times it is finite, and still is when rounded to BF16. Other blocks, and NaN, go to the reference. */
@@ -40,7 +41,7 @@ static bool decode_block(float *x, const uint8_t *codes, size_t n, float scale)
         _mm512_storeu_ps(x + i + 48, _mm512_mul_ps(s, _mm512_cvtph_ps(_mm512_extracti64x4_epi64(upper, 1))));
     }
     for (; i < n; i += 16) {
-        __mmask16 lanes = n - i < 16 ? mask16(n - i) : (__mmask16)0xFFFF;
+        __mmask16 lanes = lanes16(n - i);
         __m128i c = _mm_maskz_loadu_epi8(lanes, codes + i);
         __m256i words = _mm256_slli_epi16(_mm256_cvtepi8_epi16(c), 7);
         words = _mm256_and_si256(words, _mm256_set1_epi16((short)0xBF80));
@@ -125,7 +126,7 @@ void e4m3_encode_avx512(uint8_t *codes, const float *x, size_t n, const float *s
         size_t end = n - begin < block_cols ? n : begin + block_cols;
         const __m512 s = _mm512_set1_ps(*scales);
         for (size_t i = begin; i < end; i += 16) {
-            __mmask16 lanes = end - i < 16 ? mask16(end - i) : (__mmask16)0xFFFF;
+            __mmask16 lanes = lanes16(end - i);
             __m512 q = _mm512_div_ps(_mm512_maskz_loadu_ps(lanes, x + i), s);
             __m512i c = minifloat_sign16(minifloat_encode16(q, MINIFLOAT_E4M3), q, 0x80);
             _mm_mask_storeu_epi8(codes + i, lanes, _mm512_cvtepi32_epi8(c));

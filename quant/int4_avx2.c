@@ -1,5 +1,6 @@
 /* Block int4 with 256-bit vectors: int4_avx512.c in halves, and without FMA. The sixteen lanes of a sum are two
  * vectors. */
+#if defined(__x86_64__)
 #include "quant/int4_scale4.h"
 
 #include <stddef.h>
@@ -229,3 +230,4 @@ void int4_decode_avx2(float *x, size_t x_stride, const struct int4_rows *q)
                 decode8(x + row * x_stride + c, q->words[row * q->words_stride + c / 8], scale, zero);
         }
 }
+#endif

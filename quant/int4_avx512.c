@@ -5,6 +5,7 @@
  * half of the time, so codes come from a product and are checked; see
  * NEAR_HALF. Groups that are not a multiple of 32 columns, which no engine
  * loads except as whole odd rows, are left to the reference. */
+#if defined(__x86_64__)
 #include "quant/int4_scale4.h"
 
 #include <stddef.h>
@@ -254,3 +255,4 @@ void int4_decode_avx512(float *x, size_t x_stride, const struct int4_rows *q)
                 decode16(x + row * x_stride + c, q->words + row * q->words_stride + c / 8, scale, zero);
         }
 }
+#endif

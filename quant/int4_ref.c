@@ -5,17 +5,15 @@
 #include <math.h>
 #include <string.h>
 
+#include "quant/bits.h"
+
 #define CODE_MIN (-8.0f)
 #define CODE_MAX 7.0f
 #define LANES    16
 
 static float bf16_value(uint16_t code)
 {
-    uint32_t bits = (uint32_t)code << 16;
-    float x;
-
-    memcpy(&x, &bits, sizeof x);
-    return x;
+    return bits_float((uint32_t)code << 16);
 }
 
 static float clamp(float t, float lo, float hi)
@@ -27,9 +25,8 @@ static float clamp(float t, float lo, float hi)
 uint16_t int4_scale_code(float scale, bool asym)
 {
     float magnitude = clamp(fabsf(scale), INT4_SCALE_MIN, asym ? INT4_SCALE_MAX_ASYM : INT4_SCALE_MAX);
-    uint32_t bits;
+    uint32_t bits = float_bits(magnitude);
 
-    memcpy(&bits, &magnitude, sizeof bits);
     bits += 0x7FFF + (bits >> 16 & 1);
     return (uint16_t)(bits >> 16 | (signbit(scale) ? 0x8000 : 0));
 }

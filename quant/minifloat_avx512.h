@@ -29,9 +29,4 @@ static inline __m512i minifloat_sign16(__m512i code, __m512 x, int sign)
     return _mm512_ternarylogic_epi32(code, moved, _mm512_set1_epi32(sign), 0xF8); /* code | (moved & sign) */
 }
 
-static inline __mmask16 mask16(size_t n)
-{
-    return (__mmask16)((1u << n) - 1);
-}
-
 #endif

@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "quant/bits.h"
+#include "quant/lanes_avx512.h"
 
 /* The greatest magnitude, as bits; infinity and NaN are above all numbers. Two maxima hide the latency of one. */
 static uint32_t most_bits(const float *x, size_t n)
@@ -17,7 +18,7 @@ static uint32_t most_bits(const float *x, size_t n)
         other = _mm512_max_epu32(other, _mm512_and_si512(_mm512_loadu_si512(x + i + 16), magnitude));
     }
     for (; i < n; i += 16) {
-        __mmask16 lanes = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)0xFFFF;
+        __mmask16 lanes = lanes16(n - i);
         most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_maskz_loadu_epi32(lanes, x + i), magnitude));
     }
     return (uint32_t)_mm512_reduce_max_epu32(_mm512_max_epu32(most, other));
@@ -46,7 +47,7 @@ struct row_error row_error_avx512(const float *x, const float *y, size_t n)
     __m512 error2 = _mm512_setzero_ps(), energy2 = _mm512_setzero_ps();
 
     for (size_t i = 0; i < n; i += 16) {
-        __mmask16 lanes = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : (__mmask16)0xFFFF;
+        __mmask16 lanes = lanes16(n - i);
         __m512 a = _mm512_maskz_loadu_ps(lanes, x + i), d = _mm512_sub_ps(a, _mm512_maskz_loadu_ps(lanes, y + i));
         error2 = _mm512_add_ps(error2, _mm512_mul_ps(d, d));
         energy2 = _mm512_add_ps(energy2, _mm512_mul_ps(a, a));

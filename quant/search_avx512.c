@@ -1,4 +1,5 @@
 /* The scale search for sixteen rows at a time. */
+#if defined(__x86_64__)
 #include <immintrin.h>
 
 #define LANES       16
@@ -59,3 +60,4 @@ static void transpose(float *to, const float *const rows[LANES])
 }
 
 #include "quant/search_lanes.h"
+#endif

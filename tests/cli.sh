@@ -20,21 +20,7 @@ passed=0 failed=0 skipped=0
 
 # matches EXPECTED ACTUAL
 matches() {
-    awk -v expected="$1" -v actual="$2" '
-    function same(want, have) { return want ~ /^~ / ? have ~ ("^(" substr(want, 3) ")$") : want == have }
-    function from(i, j) {
-        if (i > wants) return j > haves
-        if (want[i] == "...") {
-            for (; j <= haves + 1; j++) if (from(i + 1, j)) return 1
-            return 0
-        }
-        return j <= haves && same(want[i], have[j]) && from(i + 1, j + 1)
-    }
-    BEGIN {
-        while ((getline line < expected) > 0) want[++wants] = line
-        while ((getline line < actual) > 0) have[++haves] = line
-        exit !from(1, 1)
-    }'
+    awk -v expected="$1" -v actual="$2" -f "$ROOT/tests/matches.awk"
 }
 
 # visible FILE: what it holds, with the machine taken out of it

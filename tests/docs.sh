@@ -57,7 +57,7 @@ for command in $commands; do
 done
 
 # The built-in recipes, as the rows of their table.
-recipes=$(sed -n '/ builtins\[\] = {/,/^};/s/^    {"\([a-zA-Z0-9_-]*\)", ".*/\1/p; / aliases\[\] = {/,/^};/s/^    {"\([a-zA-Z0-9_-]*\)", ".*/\1/p' \
+recipes=$(sed -n '/ builtins\[\] = {/,/^};/s/^    {"\([a-zA-Z0-9_-]*\)",.*/\1/p; / aliases\[\] = {/,/^};/s/^    {"\([a-zA-Z0-9_-]*\)",.*/\1/p' \
     convert/recipe_builtin.c)
 result "convert/recipe_builtin.c names recipes" "$([ -n "$recipes" ] || echo "  none")"
 for recipe in $recipes; do

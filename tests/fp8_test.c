@@ -343,6 +343,26 @@ TEST(e5m2, codes_have_the_values_of_the_definition)
     }
 }
 
+/* Around 2^111 and up, where the largest codes leave the floats. */
+TEST(e5m2, a_product_that_is_not_finite_is_seen)
+{
+    static const float scales[] = {0x1p110f,    0x1p111f, 0x1.2p112f, 0x1.24p112f,
+                                   0x1.25p112f, 0x1p113f, 0x1p127f,   -0x1p126f};
+
+    for (size_t v = 0; v < kernel_count(); v++) {
+        const struct kernel *k = support_kernel(v);
+        for (size_t i = 0; k && i < sizeof scales / sizeof scales[0]; i++)
+            for (uint8_t code = 0x60; code < 0x7C; code++) {
+                uint8_t codes[40] = {0};
+                float x[40];
+                ct_case("%s, code %02x, scale %a", k->name, code, (double)scales[i]);
+                double product = ldexp((code & 3) + 4, (code >> 2) - 17) * (double)scales[i];
+                codes[5] = code;
+                EXPECT_TRUE(k->e5m2_decode(x, codes, 40, scales[i]) == isfinite((float)product));
+            }
+    }
+}
+
 TEST(e8m0, all_bytes_are_powers_of_two_and_the_last_is_nan)
 {
     for (size_t v = 0; v < kernel_count(); v++) {

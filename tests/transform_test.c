@@ -696,6 +696,57 @@ TEST(transform, int4_scales_may_be_negative_or_zero)
     matrix_release(&in);
 }
 
+TEST(transform, an_int4_product_past_the_floats_is_refused)
+{
+    static const struct scheme int4 = INT4(8, true, SCALE_BF16, METHOD_ABSMAX), plain = PLAIN(DTYPE_F32);
+    static const uint16_t scales[] = {0x7F7F, 0xFF00, 0x7D80, 0x7D00}; /* .. 2^124 and 2^123: times 15 is finite */
+
+    for (size_t i = 0; i < 4; i++)
+        for (size_t v = 0; v < kernel_count(); v++) {
+            struct matrix in = {0}, out = {0};
+            struct weight_error error = {0};
+            struct err e = {0};
+            if (!kernel_at(v)->usable())
+                continue;
+            ct_case("scale %04x, %s", scales[i], kernel_at(v)->name);
+            ASSERT_TRUE(matrix_init(&in, &int4, 1, 16) && matrix_init(&out, &plain, 1, 16));
+            memset(in.parts.part[PART_CODES], 0x88, 8); /* codes 0, but for the last: 7 */
+            ((uint8_t *)in.parts.part[PART_CODES])[7] = 0xF8;
+            memcpy(in.parts.part[PART_ZERO_POINT], (uint32_t[]){8, 0}, 8); /* zero points 0 and -8 */
+            memcpy(in.parts.part[PART_SCALE], (uint16_t[]){0x3F80, scales[i]}, 4);
+            EXPECT_TRUE(convert(kernel_at(v), &in, &out, &error, &e) == (i >= 2));
+            if (i < 2)
+                EXPECT_ERR(e, ERR_FORMAT, "value at row 0, column ");
+            matrix_release(&in);
+            matrix_release(&out);
+        }
+}
+
+/* Dividing the smallest floats by 448 leaves nothing; 2^-126 takes its place. */
+TEST(transform, fp8_scales_stay_normal_floats)
+{
+    static const struct scheme plain = PLAIN(DTYPE_F32);
+    static const struct scheme to[] = {FP8_BLOCK(SCALE_F32), FP8(SCHEME_FP8_CHANNEL, SCALE_F32)};
+    static const struct {
+        float x, scale;
+    } rows[] = {
+        {0x1p-149f, 0x1p-126f}, {0x1p-120f, 0x1p-126f}, {448.0f * 0x1p-126f, 0x1p-126f}, {0x1.cp-117f, 0x1p-125f}};
+
+    for (size_t t = 0; t < 2; t++)
+        for (size_t i = 0; i < 4; i++) {
+            struct matrix in = {0}, out = {0};
+            struct weight_error error = {0};
+            struct err e = {0};
+            ct_case("%a", (double)rows[i].x);
+            ASSERT_TRUE(matrix_init(&in, &plain, 1, 1) && matrix_init(&out, &to[t], 1, 1));
+            memcpy(in.parts.part[PART_CODES], &rows[i].x, 4);
+            EXPECT_OK(convert(kernel_at(0), &in, &out, &error, &e), e);
+            EXPECT_EQ_F32(rows[i].scale, *(float *)out.parts.part[PART_SCALE]);
+            matrix_release(&in);
+            matrix_release(&out);
+        }
+}
+
 TEST(transform, the_relative_error_of_nothing_is_zero)
 {
     struct weight_error a = {0}, b = {.error2 = 4.0, .energy2 = 16.0, .weights = 3};

@@ -8,6 +8,7 @@
 
 #include "formats/base/file.h"
 #include "formats/base/mem.h"
+#include "formats/base/pool.h"
 #include "formats/json.h"
 #include "formats/safetensors.h"
 
@@ -224,8 +225,49 @@ static bool write_all(int fd, const void *data, size_t bytes, uint64_t offset, s
     return true;
 }
 
+/* One tensor's data, piece by piece, on several threads. */
+struct filling {
+    const struct v3_layout *l;
+    const struct tensor *tensor;
+    int fd;
+    uint8_t **pieces; /* one per thread */
+};
+
+static bool write_piece(void *ctx, size_t job, unsigned worker, struct err *e)
+{
+    const struct filling *f = ctx;
+    uint64_t begin = job * V3_PIECE_BYTES, left = f->tensor->bytes - begin;
+    size_t bytes = left < V3_PIECE_BYTES ? (size_t)left : V3_PIECE_BYTES;
+
+    f->l->fill_piece(f->l->ctx, f->tensor, begin, f->pieces[worker], bytes);
+    return write_all(f->fd, f->pieces[worker], bytes, f->tensor->offset + begin, e);
+}
+
+static bool write_pieces(const struct v3_layout *l, int fd, struct tensor *const *tensors, size_t count, struct err *e)
+{
+    unsigned threads = l->threads ? (unsigned)l->threads : pool_cpu_count();
+    struct filling f = {.l = l, .fd = fd};
+    bool ok = true;
+
+    f.pieces = mem_alloc(threads * sizeof *f.pieces);
+    for (unsigned i = 0; i < threads; i++)
+        f.pieces[i] = mem_aligned(V3_PIECE_BYTES);
+    for (size_t i = 0; i < count && ok; i++) {
+        size_t pieces = (size_t)((tensors[i]->bytes + V3_PIECE_BYTES - 1) / V3_PIECE_BYTES);
+        f.tensor = tensors[i];
+        ok = pool_run(pieces < threads ? (unsigned)pieces + (pieces == 0) : threads, pieces, write_piece, &f, e) ||
+             err_in(e, "tensor '%s'", tensors[i]->name);
+    }
+    for (unsigned i = 0; i < threads; i++)
+        mem_free(f.pieces[i]);
+    mem_free(f.pieces);
+    return ok;
+}
+
 static bool write_data(const struct v3_layout *l, int fd, struct tensor *const *tensors, size_t count, struct err *e)
 {
+    if (l->fill_piece)
+        return write_pieces(l, fd, tensors, count, e);
     for (size_t i = 0; l->fill && i < count; i++) {
         const struct tensor *t = tensors[i];
         void *data = mem_alloc(t->bytes ? t->bytes : 1);
@@ -377,6 +419,17 @@ static bool write_config(struct maker *m, const char *dir, struct err *e)
     const char *config = m->l->config ? m->l->config : v3_layout_config(m->l, &m->arena);
 
     return file_write_whole(path_join(&m->arena, dir, "config.json"), config, strlen(config), e);
+}
+
+bool v3_layout_bytes(const struct v3_layout *l, uint64_t *bytes, struct err *e)
+{
+    struct maker m = {.l = l, .e = e, .ok = true};
+
+    add_all(&m);
+    *bytes = m.bytes;
+    mem_free(m.tensors);
+    arena_release(&m.arena);
+    return m.ok;
 }
 
 bool v3_layout_write(const struct v3_layout *l, const char *dir, struct err *e)

@@ -1,7 +1,7 @@
 /* The tensors of a DeepSeek-V3 checkpoint: names, dtypes, shapes and shards as
- * published, written as sparse files. A 689 GB checkpoint then takes 12 MB of
- * disk, and everything that reads headers only can be tried at real size. The
- * names stand here a second time on purpose: what checks the reader's table
+ * published, written as sparse files or filled. Sparse, a 689 GB checkpoint
+ * takes 12 MB of disk, and everything that reads headers only can be tried at
+ * real size. The names stand here a second time on purpose: what checks the reader's table
  * must not come from it. */
 #ifndef GENERATE_V3_LAYOUT_H
 #define GENERATE_V3_LAYOUT_H
@@ -13,6 +13,8 @@
 #include "formats/base/err.h"
 #include "formats/base/mem.h"
 #include "formats/tensor.h"
+
+#define V3_PIECE_BYTES ((size_t)1 << 20) /* of data, filled and written at once */
 
 enum v3_store {
     V3_BF16,
@@ -30,8 +32,11 @@ struct v3_layout {
     /* Called for each tensor before places are given: may change name (the string must live until the
      * layout is written), dtype and shape; false leaves the tensor out. NULL: as published. */
     bool (*edit)(void *ctx, struct tensor *t);
-    /* The tensor's bytes; NULL: holes, which read as zero. */
+    /* The tensor's bytes; with neither of the two: holes, which read as zero. */
     void (*fill)(void *ctx, const struct tensor *t, void *data);
+    /* Bytes [offset, offset + bytes) of it, offset a multiple of V3_PIECE_BYTES; called by several threads. */
+    void (*fill_piece)(void *ctx, const struct tensor *t, uint64_t offset, void *data, size_t bytes);
+    uint64_t threads; /* for fill_piece; 0: one per CPU */
     void *ctx;
     const char *config; /* config.json's text; NULL: made from the fields above */
 };
@@ -40,6 +45,9 @@ struct v3_layout {
 void v3_layout_published(struct v3_layout *l);
 /* A small one of the same shape: 3 layers (1 dense) and MTP, hidden 256, 8 experts, 2 shards. */
 void v3_layout_small(struct v3_layout *l);
+
+/* Bytes of all tensors. */
+bool v3_layout_bytes(const struct v3_layout *l, uint64_t *bytes, struct err *e) CHECKED;
 
 /* config.json's text as v3_layout_write would make it; in the arena. */
 const char *v3_layout_config(const struct v3_layout *l, struct arena *a);

@@ -1,0 +1,38 @@
+/* The source side of a run beside reading: hashing its files as their pieces
+ * come by (--hash-source), and removing shards when everything made from them is
+ * durable (--delete-source). */
+#ifndef CONVERT_RUN_SOURCE_H
+#define CONVERT_RUN_SOURCE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "convert/plan.h"
+#include "convert/stream_hash.h"
+#include "formats/base/err.h"
+#include "formats/base/hash.h"
+
+struct run_source {
+    const struct plan *plan;
+    bool hash, remove;
+    size_t *last_job;            /* per shard: number of the last job that reads it, plus one; 0: none does */
+    struct stream_hash *hashes;  /* per shard */
+    struct source_gap *gaps;     /* what no job reads, by shard and offset */
+    size_t gap_count;
+    size_t *next_gap;            /* per shard: index into gaps */
+    bool *recorded;              /* per shard: the journal has its hash */
+    uint8_t *block;              /* for reading gaps */
+    char (*sha256)[HASH_HEX_BYTES]; /* per shard; borrowed; "" until known */
+};
+
+/* sha256: [shard_count], filled as shards end; those already known (a resumed run) are left alone. */
+void run_source_init(struct run_source *s, const struct plan *p, bool hash, bool remove, char (*sha256)[HASH_HEX_BYTES]);
+/* The pieces of a job, after they were read; one thread, jobs in order. */
+bool run_source_hash(struct run_source *s, size_t job, const struct slices *in, struct err *e) CHECKED;
+/* Jobs before `durable` are safe on disk: removes the shards that only they read. */
+bool run_source_remove(struct run_source *s, size_t durable, struct err *e) CHECKED;
+/* After all jobs: shards that no job read, or whose pieces were not enough, are read now. */
+bool run_source_finish(struct run_source *s, struct err *e) CHECKED;
+void run_source_release(struct run_source *s);
+
+#endif

@@ -1,0 +1,427 @@
+/* End to end against the machine's own copying: quern, and cp of its input plus cp of its output, one after the other
+ * for some rounds; the median of the rounds' ratios counts. tmpfs pages are touched before, because what a fresh page
+ * costs (in a virtual machine, ten times the copy) is neither's doing.
+ *
+ *   SIZE       of the checkpoint in bytes (2000000000)
+ *   ROUNDS     (5)
+ *   BENCH_DIR  a folder on tmpfs (/dev/shm)
+ *   DISK_DIR   a folder on a disk (build)
+ *   ONLY       of tmpfs, disk, scaling: the one part to run */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "formats/base/file.h"
+#include "formats/base/mem.h"
+#include "formats/weight.h"
+
+#define ARGS_MAX      16
+#define ROUNDS_MAX    99
+#define TOUCH_BYTES   ((uint64_t)16 << 30)
+#define THREADS       "2"
+#define GIGA          1e9
+#define PEAK_BAR      300e6
+#define SCALE_EXPERTS "6" /* a layer is then 0.5 GB */
+
+static struct arena arena;
+static const char *quern, *generator; /* programs */
+static unsigned rounds;
+
+/* ---- running programs ---- */
+
+struct outcome {
+    double seconds;
+    uint64_t peak_bytes;
+    int status; /* 127: could not be started */
+};
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static _Noreturn void become(char *const argv[])
+{
+    int null = open("/dev/null", O_WRONLY);
+
+    dup2(null, STDOUT_FILENO);
+    execvp(argv[0], argv);
+    fprintf(stderr, "cannot run %s: %s\n", argv[0], strerror(errno));
+    _exit(127);
+}
+
+static struct outcome run(const char *const argv[])
+{
+    struct outcome o = {.status = 127};
+    struct rusage usage = {0};
+    char *args[ARGS_MAX + 1] = {0};
+    int status = 0;
+
+    for (size_t i = 0; argv[i] && i < ARGS_MAX; i++)
+        args[i] = arena_strdup(&arena, argv[i]);
+    double start = now();
+    pid_t child = fork();
+    if (child == 0)
+        become(args);
+    if (child < 0 || wait4(child, &status, 0, &usage) != child)
+        return o;
+    o.seconds = now() - start;
+    o.peak_bytes = (uint64_t)usage.ru_maxrss * 1024;
+    o.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+    return o;
+}
+
+static _Noreturn void give_up(const char *what)
+{
+    fprintf(stderr, "bench: %s\n", what);
+    exit(1);
+}
+
+static double must(const struct outcome o, const char *what)
+{
+    if (o.status != 0)
+        give_up(what);
+    return o.seconds;
+}
+
+static void remove_tree(const char *path)
+{
+    struct err e = {0};
+
+    if (!dir_remove_tree(path, &e))
+        give_up(e.text);
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static double median(const double *values, size_t count)
+{
+    double sorted[ROUNDS_MAX];
+
+    memcpy(sorted, values, count * sizeof *values);
+    qsort(sorted, count, sizeof *sorted, compare_doubles);
+    return count % 2 ? sorted[count / 2] : (sorted[count / 2 - 1] + sorted[count / 2]) / 2;
+}
+
+/* ---- the two sides ---- */
+
+struct place {
+    const char *in, *out, *copy;
+    bool disk; /* cold caches before, sync behind */
+};
+
+static struct place place_make(const char *dir, bool disk)
+{
+    return (struct place){.in = path_join(&arena, dir, "in"),
+                          .out = path_join(&arena, dir, "out"),
+                          .copy = path_join(&arena, dir, "copy"),
+                          .disk = disk};
+}
+
+/* Without the right to drop caches the numbers are warm ones, and the caller says so. */
+static bool make_cold(const struct place *p)
+{
+    if (!p->disk)
+        return true;
+    sync();
+    int fd = open("/proc/sys/vm/drop_caches", O_WRONLY);
+    bool ok = fd >= 0 && write(fd, "3", 1) == 1;
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+static double copy_seconds(const struct place *p, const char *from)
+{
+    remove_tree(p->copy);
+    make_cold(p);
+    double start = now();
+    must(run((const char *const[]){"cp", "-r", from, p->copy, NULL}), "cp failed");
+    if (p->disk)
+        sync();
+    double seconds = now() - start;
+    remove_tree(p->copy);
+    return seconds;
+}
+
+static struct outcome quern_run(const struct place *p, const char *const argv[])
+{
+    remove_tree(p->out);
+    make_cold(p);
+    return run(argv);
+}
+
+struct task {
+    const char *name, *command, *option, *value, *extra;
+    double bar; /* 0: none */
+};
+
+static uint64_t tree_bytes(const char *dir)
+{
+    struct err e = {0};
+    char **names = NULL;
+    size_t count = 0;
+    uint64_t bytes = 0;
+
+    if (!dir_list(dir, &arena, &names, &count, &e))
+        give_up(e.text);
+    for (size_t i = 0; i < count; i++) {
+        struct file f = {0};
+        if (file_open(&f, path_join(&arena, dir, names[i]), &e))
+            bytes += f.bytes;
+        file_close(&f);
+    }
+    return bytes;
+}
+
+static const char *verdict(double value, double bar)
+{
+    return bar == 0 ? "" : value <= bar ? "  ok" : "  MISSED";
+}
+
+static const char *bar_text(double bar)
+{
+    return bar == 0 ? "no bar" : arena_printf(&arena, "bar %.1f", bar);
+}
+
+/* On disk the input is read cold and only the output is written: the same bytes are those of the output. */
+static void compare(const struct place *p, const struct task *t, unsigned round_count)
+{
+    const char *argv[] = {quern,     t->command, t->option, t->value, "--threads", THREADS,
+                          "--quiet", p->in,      p->out,    t->extra, NULL};
+    double ours[ROUNDS_MAX] = {0}, theirs[ROUNDS_MAX] = {0}, ratio[ROUNDS_MAX] = {0};
+    uint64_t peak = 0;
+
+    for (unsigned i = 0; i < round_count; i++) {
+        struct outcome o = quern_run(p, argv);
+        if (o.status == 2) {
+            printf("%-26s SKIPPED: this quern has no such option\n", t->name);
+            return;
+        }
+        ours[i] = must(o, "quern failed");
+        peak = o.peak_bytes > peak ? o.peak_bytes : peak;
+        theirs[i] = copy_seconds(p, p->out) + (p->disk ? 0 : copy_seconds(p, p->in));
+        ratio[i] = ours[i] / theirs[i];
+    }
+    double middle = median(ratio, round_count);
+    printf("%-26s quern %6.2f s   %s %6.2f s   ratio %.2f (%s)%s   peak %.0f MB%s\n", t->name,
+           median(ours, round_count), p->disk ? "cp out + sync " : "cp in + cp out", median(theirs, round_count),
+           middle, bar_text(t->bar), verdict(middle, t->bar), (double)peak / 1e6, verdict((double)peak, PEAK_BAR));
+    fflush(stdout);
+}
+
+/* ---- parts ---- */
+
+static void generate_layers(const char *dir, const char *layers)
+{
+    must(run((const char *const[]){generator, "--layers", layers, "--dense", "0", "--experts", SCALE_EXPERTS, dir,
+                                   NULL}),
+         "the generator failed");
+}
+
+static void generate_bytes(const char *dir, uint64_t bytes)
+{
+    const char *size = arena_printf(&arena, "%" PRIu64, bytes);
+
+    must(run((const char *const[]){generator, "--bytes", size, dir, NULL}), "the generator failed");
+}
+
+static uint64_t room(const char *dir)
+{
+    struct err e = {0};
+    uint64_t bytes = 0, free_kib = 0;
+    char line[128];
+    FILE *f = fopen("/proc/meminfo", "re");
+
+    if (!path_free_bytes(dir, &bytes, &e))
+        give_up(e.text);
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %" SCNu64, &free_kib) == 1)
+            break;
+    if (f)
+        fclose(f);
+    return free_kib && free_kib * 1024 < bytes ? free_kib * 1024 : bytes;
+}
+
+static void touch_pages(const char *dir)
+{
+    uint64_t bytes = room(dir) / 5 * 4;
+    char *block = mem_aligned(1 << 20);
+    const char *path = path_join(&arena, dir, "touched");
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+    bytes = bytes < TOUCH_BYTES ? bytes : TOUCH_BYTES;
+    memset(block, 1, 1 << 20);
+    for (uint64_t done = 0; fd >= 0 && done < bytes; done += 1 << 20)
+        if (write(fd, block, 1 << 20) < 0)
+            break;
+    if (fd >= 0)
+        close(fd);
+    unlink(path);
+    mem_free(block);
+    printf("tmpfs pages touched before: %.1f GB\n", (double)bytes / GIGA);
+}
+
+static void bench_tmpfs(const char *dir, uint64_t bytes)
+{
+    static const struct task tasks[] = {
+        {"int4-absmax", "quantize", "--recipe", "int4-absmax", NULL, 1.3},
+        {"bf16", "convert", "--to", "bf16", NULL, 1.3},
+        {"int4-absmax --hash-source", "quantize", "--recipe", "int4-absmax", "--hash-source", 1.7},
+        {"int4-fast (search)", "quantize", "--recipe", "int4-fast", NULL, 0},
+    };
+    struct place p = place_make(dir, false);
+
+    generate_bytes(p.in, bytes);
+    printf("tmpfs, %s threads, %.2f GB of FP8, median of %u rounds\n", THREADS, (double)tree_bytes(p.in) / GIGA,
+           rounds);
+    for (size_t i = 0; i < sizeof tasks / sizeof tasks[0]; i++)
+        compare(&p, &tasks[i], tasks[i].bar == 0 ? (rounds + 1) / 2 : rounds);
+}
+
+static void bench_disk(const char *dir, uint64_t bytes)
+{
+    static const struct task tasks[] = {
+        {"int4-absmax", "quantize", "--recipe", "int4-absmax", NULL, 1.2},
+        {"bf16", "convert", "--to", "bf16", NULL, 1.2},
+    };
+    struct place p = place_make(dir, true);
+
+    generate_bytes(p.in, bytes);
+    printf("disk, %s threads, %.2f GB of FP8, %s\n", THREADS, (double)tree_bytes(p.in) / GIGA,
+           make_cold(&p) ? "cold" : "WARM: this user may not drop caches");
+    for (size_t i = 0; i < sizeof tasks / sizeof tasks[0]; i++)
+        compare(&p, &tasks[i], 3);
+}
+
+static uint64_t weight_count(const char *dir)
+{
+    struct err e = {0};
+    struct source s = {0};
+    uint64_t count = 0;
+
+    if (!source_open(&s, dir, false, &e))
+        give_up(e.text);
+    for (size_t i = 0; i < s.weights.count; i++)
+        count += s.weights.items[i].rows * s.weights.items[i].cols;
+    source_close(&s);
+    return count;
+}
+
+struct point {
+    double rate, peak;
+};
+
+static struct point measure(const struct place *p, const char *layers)
+{
+    const char *argv[] = {quern,   "quantize", "--recipe", "int4-absmax", "--threads",
+                          THREADS, "--quiet",  p->in,      p->out,        NULL};
+    double seconds[ROUNDS_MAX] = {0};
+    struct point point = {0};
+    uint64_t weights = 0;
+
+    generate_layers(p->in, layers);
+    weights = weight_count(p->in);
+    for (unsigned i = 0; i < 3; i++) {
+        struct outcome o = quern_run(p, argv);
+        seconds[i] = must(o, "quern failed");
+        point.peak = fmax(point.peak, (double)o.peak_bytes);
+    }
+    point.rate = (double)weights / median(seconds, 3);
+    printf("%-3s layers %5.2f B weights   %.2f G weights/s   peak %.0f MB\n", layers, (double)weights / GIGA,
+           point.rate / GIGA, point.peak / 1e6);
+    fflush(stdout);
+    remove_tree(p->out);
+    remove_tree(p->in);
+    return point;
+}
+
+static void bench_scaling(const char *dir, uint64_t bytes)
+{
+    static const char *const layers[] = {"1", "4", "16"};
+    struct place p = place_make(dir, false);
+    struct point least = {0}, most = {0};
+    size_t done = 0;
+
+    printf("scaling, tmpfs, int4-absmax, %s threads, median of 3\n", THREADS);
+    for (; done < 3; done++) {
+        /* In and out, half a GB and 0.4 a layer. */
+        uint64_t need = (uint64_t)atoi(layers[done]) * 1000000000u;
+        if (need > room(dir) || need > 8 * bytes) {
+            printf("%-3s layers SKIPPED: %.1f GB needed\n", layers[done], (double)need / GIGA);
+            break;
+        }
+        struct point now_point = measure(&p, layers[done]);
+        least =
+            done == 0 ? now_point : (struct point){fmin(least.rate, now_point.rate), fmin(least.peak, now_point.peak)};
+        most = done == 0 ? now_point : (struct point){fmax(most.rate, now_point.rate), fmax(most.peak, now_point.peak)};
+    }
+    if (done > 1)
+        printf("fastest over slowest %.2f (bar 1.1)%s   most over least memory %.2f (bar 1.1)%s\n",
+               most.rate / least.rate, verdict(most.rate / least.rate, 1.1), most.peak / least.peak,
+               verdict(most.peak / least.peak, 1.1));
+}
+
+/* ---- all ---- */
+
+static const char *setting(const char *name, const char *otherwise)
+{
+    const char *value = getenv(name);
+
+    return value && *value ? value : otherwise;
+}
+
+static const char *folder(const char *parent)
+{
+    struct err e = {0};
+    const char *dir = path_join(&arena, parent, arena_printf(&arena, "quern-bench-%ld", (long)getpid()));
+
+    if (!dir_make(dir, &e))
+        give_up(e.text);
+    return dir;
+}
+
+static bool wanted(const char *part)
+{
+    return strcmp(setting("ONLY", part), part) == 0;
+}
+
+int main(int argc, char **argv)
+{
+    const char *home = path_parent(&arena, path_parent(&arena, argc > 0 ? argv[0] : "build/bench/e2e"));
+    uint64_t bytes = strtoull(setting("SIZE", "2000000000"), NULL, 10);
+    const char *shm = folder(setting("BENCH_DIR", "/dev/shm")), *disk = folder(setting("DISK_DIR", home));
+
+    rounds = (unsigned)strtoul(setting("ROUNDS", "5"), NULL, 10);
+    rounds = rounds < 1 ? 1 : rounds > ROUNDS_MAX ? ROUNDS_MAX : rounds;
+    quern = path_join(&arena, home, "quern");
+    generator = path_join(&arena, home, "synthetic_checkpoint");
+    touch_pages(shm);
+    if (wanted("tmpfs"))
+        bench_tmpfs(shm, bytes);
+    remove_tree(shm);
+    if (wanted("scaling"))
+        bench_scaling(shm, bytes);
+    remove_tree(shm);
+    if (wanted("disk"))
+        bench_disk(disk, bytes / 2);
+    remove_tree(disk);
+    arena_release(&arena);
+    return 0;
+}
