@@ -3,6 +3,7 @@
 #   make                 build/quern            make check           set up, build, run every test
 #   make demo            the main job, shown    make bench           ratios against the machine's limits
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
+#   make check-oracle    an independent PyTorch reader reads what is written (python3-torch; skips without)
 #   make fuzz T=json     one fuzz target        make t F='json.*'    one area's unit tests
 #   make deps            install what is missing (Debian)            make format, make clean
 #
@@ -12,6 +13,7 @@
 CC       ?= gcc
 CXX      ?= g++
 PREFIX   ?= /usr/local
+PYTHON   ?= $(firstword $(wildcard /usr/bin/python3) python3)
 WERROR   ?= -Werror
 BUILD    := build
 VERSION  := 0.1.0
@@ -121,6 +123,10 @@ deps:
 check: deps
 	$(AGAIN) $(QUERN) $(TEST_BIN) $(GENERATORS)
 	@QUERN=$(QUERN) TEST_BIN=$(TEST_BIN) OUT=$(BIN)/check sh tests/check.sh
+
+.PHONY: check-oracle
+check-oracle: $(QUERN)
+	@$(PYTHON) tests/oracle/check.py $(QUERN)
 
 .PHONY: demo
 demo: deps
