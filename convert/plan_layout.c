@@ -96,19 +96,23 @@ static void set_shard(struct plan_row *row, uint32_t shard)
         row->parts[part].shard = shard;
 }
 
-/* A weight is never split over shards; one larger than the limit has a shard of its own. */
+/* What a shard takes beside its tensors: length, metadata and braces, and the padding of the header at its largest. */
+#define SHARD_BYTES_EMPTY (SAFETENSORS_DATA_ALIGN + 64u)
+
+/* A weight is never split over shards; one larger than the limit has a shard of its own. A row that is left out
+ * takes no bytes, and must not open a shard. */
 static size_t assign_by_size(struct plan_output *o, size_t weight_count, uint64_t shard_bytes)
 {
-    uint64_t used = 0;
+    uint64_t used = SHARD_BYTES_EMPTY;
     size_t header = 0, shard = 0;
 
     for (size_t i = 0; i < weight_count; i++) {
         uint64_t bytes = row_bytes(&o->rows[i]);
         size_t header_bytes = row_header_bytes(&o->rows[i]);
         bool full = used + bytes > shard_bytes || header + header_bytes > SAFETENSORS_HEADER_BYTES_HUB / 2;
-        if (used > 0 && full) {
+        if (full && header > 0 && bytes > 0) {
             shard++;
-            used = 0;
+            used = SHARD_BYTES_EMPTY;
             header = 0;
         }
         set_shard(&o->rows[i], (uint32_t)shard);

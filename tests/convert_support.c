@@ -51,12 +51,11 @@ static bool run_and_publish(struct planned *p, const struct conversion_case *c, 
 {
     struct run_options options = {.threads = c->threads, .memory_bytes = c->memory_bytes};
     struct bundle_options bundle = {0};
-    struct run_result result = {0};
+    struct run_result *results = run_results_new(&p->plan);
 
-    run_result_init(&result, &p->plan, 0);
-    return journal_open(j, stage_path(s, JOURNAL_NAME), &p->plan, &result, e) &&
-           run_plan(&p->plan, &options, s, j, &result, NULL, e) &&
-           bundle_write(&p->plan, 0, &result, &bundle, s, e) && stage_publish(s, e);
+    return journal_open(j, stage_path(s, JOURNAL_NAME), &p->plan, results, e) &&
+           run_plan(&p->plan, &options, s, j, results, NULL, e) &&
+           bundle_write(&p->plan, 0, results, &bundle, s, e) && stage_publish(s, e);
 }
 
 bool support_convert(const char *src, const char *dst, const struct conversion_case *c, struct err *e)
