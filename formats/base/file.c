@@ -136,12 +136,23 @@ static bool partial_claim(struct output *o, int fd, struct err *e)
     return true;
 }
 
-/* tmpfs reserves by allocating every page, a quarter of the time of writing them, with the file locked meanwhile. */
-static bool reserving_is_writing(int fd)
+/* tmpfs reserves by allocating every page, a quarter of the time of writing them, with the file locked meanwhile.
+ * There the room is looked at instead. False: another file system. */
+static bool reserve_in_memory(int fd, uint64_t bytes, int *result)
 {
     struct statfs fs;
+    struct stat st;
 
-    return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+    if (fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC || fstat(fd, &st) != 0)
+        return false;
+    uint64_t room = (uint64_t)st.st_blocks * 512 + fs.f_bavail * (uint64_t)fs.f_bsize;
+    if (fs.f_blocks > 0 && bytes > room) {
+        errno = ENOSPC;
+        *result = -1;
+        return true;
+    }
+    *result = ftruncate(fd, (off_t)bytes);
+    return true;
 }
 
 /* fallocate and not posix_fallocate: where the file system cannot, the C
@@ -154,9 +165,7 @@ static bool reserve(const struct output *o, int fd, uint64_t start_bytes, struct
         return err_sys(e, "cannot cut '%s' to %" PRIu64 " bytes", o->partial_path, start_bytes);
     if (!o->bytes)
         return true;
-    if (reserving_is_writing(fd))
-        result = ftruncate(fd, (off_t)o->bytes);
-    else
+    if (!reserve_in_memory(fd, o->bytes, &result))
         do
             result = fallocate(fd, 0, 0, (off_t)o->bytes);
         while (result != 0 && errno == EINTR && !signal_cancelled());
