@@ -136,20 +136,22 @@ static bool partial_claim(struct output *o, int fd, struct err *e)
     return true;
 }
 
-/* tmpfs reserves by allocating every page, a quarter of the time of writing them, with the file locked meanwhile:
- * there a look at what is free must do. True: this was such a file system, *result is as fallocate's. */
-static bool look_at_tmpfs(const struct output *o, int fd, int *result)
+/* tmpfs reserves by allocating every page, a quarter of the time of writing them, with the file locked meanwhile.
+ * There the room is looked at instead. False: another file system. */
+static bool reserve_in_memory(int fd, uint64_t bytes, int *result)
 {
     struct statfs fs;
     struct stat st;
 
     if (fstatfs(fd, &fs) != 0 || fs.f_type != TMPFS_MAGIC || fstat(fd, &st) != 0)
         return false;
-    /* Without a size limit, tmpfs says that no block is there at all. */
-    uint64_t held = (uint64_t)st.st_blocks * 512; /* by an earlier run */
-    bool full = fs.f_blocks > 0 && fs.f_bavail * (uint64_t)fs.f_bsize + held < o->bytes;
-    errno = ENOSPC;
-    *result = full ? -1 : ftruncate(fd, (off_t)o->bytes);
+    uint64_t room = (uint64_t)st.st_blocks * 512 + fs.f_bavail * (uint64_t)fs.f_bsize;
+    if (fs.f_blocks > 0 && bytes > room) {
+        errno = ENOSPC;
+        *result = -1;
+        return true;
+    }
+    *result = ftruncate(fd, (off_t)bytes);
     return true;
 }
 
@@ -163,7 +165,7 @@ static bool reserve(const struct output *o, int fd, uint64_t start_bytes, struct
         return err_sys(e, "cannot cut '%s' to %" PRIu64 " bytes", o->partial_path, start_bytes);
     if (!o->bytes)
         return true;
-    if (!look_at_tmpfs(o, fd, &result))
+    if (!reserve_in_memory(fd, o->bytes, &result))
         do
             result = fallocate(fd, 0, 0, (off_t)o->bytes);
         while (result != 0 && errno == EINTR && !signal_cancelled());
