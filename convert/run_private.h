@@ -35,6 +35,7 @@ struct line {
     struct journal *journal;
     struct run_source source;  /* the hasher's */
     uint64_t unsynced_bytes;   /* hashed since the journal was last flushed */
+    bool sync_failed;          /* what was written may be lost, and a second sync would not say so */
 
     pthread_mutex_t lock;
     pthread_cond_t moved;
