@@ -2,6 +2,7 @@
 #
 #   make                 build/quern            make check           set up, build, run every test
 #   make demo            the main job, shown    make bench           ratios against the machine's limits
+#   make faults          kills, full and broken disks (minutes)
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
 #   make fuzz T=json     one fuzz target        make t F='json.*'    one area's unit tests
 #   make deps            install what is missing (Debian)            make format, make clean
@@ -77,6 +78,9 @@ GENERATORS := $(patsubst samples/generate/%.c,$(BIN)/%,$(filter-out $(GENERATE_S
 TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(sort $(wildcard tests/*.c))) $(OBJ)/tests/ct.o
 BENCHES := $(patsubst tests/bench/bench_%.c,$(BIN)/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
 
+FAULTS := $(BIN)/faults
+SHIM := $(BUILD)/faults-shim.so
+
 QUERN := $(BIN)/quern
 TEST_BIN := $(BIN)/quern-test
 
@@ -121,6 +125,21 @@ deps:
 check: deps
 	$(AGAIN) $(QUERN) $(TEST_BIN) $(GENERATORS)
 	@QUERN=$(QUERN) TEST_BIN=$(TEST_BIN) OUT=$(BIN)/check sh tests/check.sh
+
+# The promise about files, held against kills, full and broken disks: minutes. QUICK=1: a few of each; SEED=N: others.
+.PHONY: faults
+faults: deps
+	$(AGAIN) $(QUERN) $(FAULTS) $(SHIM)
+	$(FAULTS) $(QUERN) $(SHIM) samples/tiny-v3
+
+$(FAULTS): $(OBJ)/tests/faults/faults.o $(OBJ)/tests/faults/scene.o $(LIBRARY_OBJ)
+	$(LINK)
+
+# Loaded into programs of every kind of build, so without a sanitizer of its own.
+$(SHIM): tests/faults/shim.c Makefile
+	@mkdir -p $(@D)
+	@echo "  CC  $@"
+	@$(CC) -std=c17 -D_GNU_SOURCE -O2 -g $(WARN) -shared -fPIC -o $@ $< -ldl
 
 .PHONY: demo
 demo: deps
