@@ -4,6 +4,7 @@
 #   make demo            the main job, shown    make bench           ratios against the machine's limits
 #   make faults          kills, full and broken disks (minutes)
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
+#   make check-oracle    an independent PyTorch reader reads what is written (python3-torch; skips without)
 #   make fuzz T=json     one fuzz target        make t F='json.*'    one area's unit tests
 #   make deps            install what is missing (Debian)            make format, make clean
 #
@@ -13,6 +14,7 @@
 CC       ?= gcc
 CXX      ?= g++
 PREFIX   ?= /usr/local
+PYTHON   ?= $(firstword $(wildcard /usr/bin/python3) python3)
 WERROR   ?= -Werror
 BUILD    := build
 VERSION  := 0.1.0
@@ -115,7 +117,7 @@ $(OBJ)/%.o: %.cc Makefile
 
 # What follows starts from a bare machine: first the packages, then a second make that may ask pkg-config.
 # It uses every CPU, unless the caller chose a number.
-AGAIN = +@$(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+AGAIN = +@$(MAKE) -s $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 
 .PHONY: deps
 deps:
@@ -140,6 +142,10 @@ $(SHIM): tests/faults/shim.c Makefile
 	@mkdir -p $(@D)
 	@echo "  CC  $@"
 	@$(CC) -std=c17 -D_GNU_SOURCE -O2 -g $(WARN) -shared -fPIC -o $@ $< -ldl
+
+.PHONY: check-oracle
+check-oracle: $(QUERN)
+	@$(PYTHON) tests/oracle/check.py $(QUERN)
 
 .PHONY: demo
 demo: deps

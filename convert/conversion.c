@@ -13,10 +13,11 @@
 #include "formats/base/file.h"
 #include "formats/base/log.h"
 #include "formats/base/progress.h"
+#include "formats/base/units.h"
 #include "formats/engine.h"
 
 /* File systems keep some blocks for themselves, and the index and quern.json grow with the number of tensors. */
-#define SPARE_BYTES (16u << 20)
+#define SPARE_BYTES            (16u << 20)
 #define SPARE_BYTES_PER_WEIGHT 1024u
 
 static uint64_t needed_bytes(const struct plan *p, size_t output)
@@ -115,8 +116,8 @@ static void print_output(const struct plan *p, size_t output, const struct run_r
 
     summary_make(&s, &a, p, o, result);
     summary_print(&s, true);
-    printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text(c->tensor_bytes, in), c->shard_count,
-           c->shard_count == 1 ? "" : "s", o->dir, bytes_text(o->file_bytes, out), o->shard_count,
+    printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text((double)c->tensor_bytes, in), c->shard_count,
+           c->shard_count == 1 ? "" : "s", o->dir, bytes_text((double)o->file_bytes, out), o->shard_count,
            o->shard_count == 1 ? "" : "s");
     arena_release(&a);
 }
@@ -173,7 +174,8 @@ static bool check_found(struct work *w, size_t output, struct err *e)
     w->found |= found || s->publishing;
     if (output == 0 ? found || !s->publishing : !found)
         return true;
-    return err_set(e, ERR_USAGE, "destination '%s' holds an unfinished run of something else; --restart discards it", s->dst);
+    return err_set(e, ERR_USAGE, "destination '%s' holds an unfinished run of something else; --restart discards it",
+                   s->dst);
 }
 
 /* With --delete-source the stages are the only copy of what these shards held. */
@@ -188,7 +190,8 @@ static bool source_removed(const struct plan *p)
 static bool open_stages(const struct conversion *c, struct plan *p, struct work *w, struct err *e)
 {
     if (c->restart && source_removed(p))
-        return err_set(e, ERR_USAGE, "shards of '%s' are removed, what they held is in the unfinished run alone: no --restart",
+        return err_set(e, ERR_USAGE,
+                       "shards of '%s' are removed, what they held is in the unfinished run alone: no --restart",
                        p->source->checkpoint.path);
     for (size_t o = 0; o < p->output_count; o++) {
         bool any = c->force || (o > 0 && w->stages[0].publishing);
@@ -300,9 +303,13 @@ static bool confirm_delete(const struct plan *p, struct err *e)
     fprintf(stderr,
             "quern: --delete-source removes the %zu shards of '%s' (%s), each as soon as everything made from it is on "
             "disk.\nThis cannot be undone. Type 'delete' to go on: ",
-            c->shard_count, c->path, bytes_text(c->tensor_bytes, bytes));
+            c->shard_count, c->path, bytes_text((double)c->tensor_bytes, bytes));
+    signal_interrupts_reads(true);
     if (!fgets(line, sizeof line, stdin))
         line[0] = '\0';
+    signal_interrupts_reads(false);
+    if (signal_cancelled())
+        return err_set(e, ERR_CANCELLED, "interrupted");
     line[strcspn(line, "\n")] = '\0';
     return strcmp(line, "delete") == 0 || err_set(e, ERR_USAGE, "--delete-source was not confirmed; nothing was done");
 }

@@ -113,11 +113,12 @@ static bool refuse_facts(const char *found, size_t found_bytes, const char *want
     size_t from = one_name ? name + name_bytes + 1 : 0;
     if (same > from + SHOWN_BYTES - SHOWN_BEFORE)
         from = same - SHOWN_BEFORE;
-    return err_set(e, ERR_USAGE,
-                   "an unfinished run of something else is here: its %.*s has '%.*s', this one's '%.*s'; --restart discards it",
-                   (int)(one_name ? name_bytes : strlen("journal")), one_name ? wanted + name : "journal",
-                   (int)size_min(found_bytes - from, SHOWN_BYTES), found + from,
-                   (int)size_min(wanted_bytes - from, SHOWN_BYTES), wanted + from);
+    return err_set(
+        e, ERR_USAGE,
+        "an unfinished run of something else is here: its %.*s has '%.*s', this one's '%.*s'; --restart discards it",
+        (int)(one_name ? name_bytes : strlen("journal")), one_name ? wanted + name : "journal",
+        (int)size_min(found_bytes - from, SHOWN_BYTES), found + from, (int)size_min(wanted_bytes - from, SHOWN_BYTES),
+        wanted + from);
 }
 
 /* Line by line; the first that differs is named. */

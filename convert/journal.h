@@ -25,11 +25,11 @@
 #define JOURNAL_NAME "journal"
 
 struct journal {
-    int fd_plus_1;  /* 0: closed */
-    char *path;     /* owned */
-    uint64_t bytes; /* whole lines in the file: the next goes behind them, over a half one */
-    bool found;     /* an earlier run's, and gone on with */
-    struct buf pending; /* records whose bytes are not yet synced */
+    int fd_plus_1;       /* 0: closed */
+    char *path;          /* owned */
+    uint64_t bytes;      /* whole lines in the file: the next goes behind them, over a half one */
+    bool found;          /* an earlier run's, and gone on with */
+    struct buf pending;  /* records whose bytes are not yet synced */
     size_t jobs_done;    /* jobs 0 .. jobs_done-1 are recorded, or waiting in `pending` */
     size_t jobs_durable; /* of these, on disk */
 };

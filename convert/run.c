@@ -65,7 +65,8 @@ bool run_sync(struct line *l, struct err *e)
 bool run_size(const struct plan *p, const struct run_options *o, struct run_size *size, struct err *e)
 {
     unsigned threads = o->threads > 0 ? o->threads : pool_cpu_count();
-    uint64_t tables = p->arena.used_bytes + p->source->checkpoint.arena.used_bytes + p->source->weights.arena.used_bytes;
+    uint64_t tables =
+        p->arena.used_bytes + p->source->checkpoint.arena.used_bytes + p->source->weights.arena.used_bytes;
     uint64_t fixed = FIXED_BYTES + tables;
     uint64_t slot = p->in_bytes_max + p->out_bytes_max;
     uint64_t least = fixed + p->scratch_bytes_max + slot;

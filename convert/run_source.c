@@ -43,7 +43,8 @@ static void list_gaps(struct run_source *s)
         s->gaps[s->gap_count++] = (struct source_gap){.shard = i, .bytes = c->shards[i].data_offset};
     for (size_t i = 0; i < c->tensor_count; i++)
         if (!is_read[i] && c->tensors[i].bytes > 0)
-            s->gaps[s->gap_count++] = (struct source_gap){c->tensors[i].shard, c->tensors[i].offset, c->tensors[i].bytes};
+            s->gaps[s->gap_count++] =
+                (struct source_gap){c->tensors[i].shard, c->tensors[i].offset, c->tensors[i].bytes};
     qsort(s->gaps, s->gap_count, sizeof *s->gaps, compare_gaps);
     s->next_gap = mem_alloc(c->shard_count * sizeof *s->next_gap);
     for (size_t i = s->gap_count; i > 0; i--)

@@ -105,7 +105,8 @@ static bool lock_dst(struct stage *s, struct err *e)
     if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
         return err_set(e, ERR_IO, "destination '%s' is being written by another run", s->dst);
     /* File systems without locks: go on. But a run that failed may have removed the folder behind our open. */
-    if (fstat(fd, &held) != 0 || stat(s->dst, &named) != 0 || held.st_ino != named.st_ino || held.st_dev != named.st_dev)
+    if (fstat(fd, &held) != 0 || stat(s->dst, &named) != 0 || held.st_ino != named.st_ino ||
+        held.st_dev != named.st_dev)
         return err_set(e, ERR_IO, "destination '%s' is being written by another run", s->dst);
     return true;
 }

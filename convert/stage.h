@@ -25,14 +25,15 @@ struct stage {
     const char *dir; /* the folder to write into */
     bool made_dst;   /* DST was not there before */
     bool open;
-    bool publishing; /* files have begun to move up, in this run or the one before */
+    bool publishing;    /* files have begun to move up, in this run or the one before */
     int lock_fd_plus_1; /* on DST: two runs into one folder would eat each other's stage */
 };
 
 /* Refused: DST = source, a DST with anything in it unless `force` or a run that was killed while its files moved up is
  * in it, a DST that is no folder, a DST that another run is writing. Makes both folders. What an earlier run left in
  * the stage stays, unless `restart`: the journal says what it is worth. */
-bool stage_open(struct stage *s, const char *dst, const char *source_dir, bool force, bool restart, struct err *e) CHECKED;
+bool stage_open(struct stage *s, const char *dst, const char *source_dir, bool force, bool restart,
+                struct err *e) CHECKED;
 /* Removes from the stage what does not belong there by the caller's word. */
 typedef bool stage_belongs(void *ctx, const char *name);
 bool stage_prune(struct stage *s, stage_belongs *belongs, void *ctx, struct err *e) CHECKED;

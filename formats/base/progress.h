@@ -20,6 +20,7 @@ void progress_end(struct progress *p, bool ok);
 /* Asked to stop: SIGINT and SIGTERM set a flag, SIGUSR1 asks for a progress line. */
 void signal_install(void);
 bool signal_cancelled(void);
+void signal_interrupts_reads(bool on); /* for a question on the terminal: a signal ends the wait for its answer */
 void signal_reraise(void); /* restores the default action and raises what came; returns when nothing came */
 bool signal_take_report(void); /* true once per SIGUSR1 */
 

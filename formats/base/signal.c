@@ -45,6 +45,19 @@ void signal_install(void)
     signal(SIGXFSZ, SIG_IGN); /* a file size limit is EFBIG from write, with a message */
 }
 
+void signal_interrupts_reads(bool on)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        struct sigaction now;
+        if (sigaction(numbers[i], NULL, &now) != 0 || now.sa_handler != on_stop)
+            continue;
+        now.sa_flags = on ? 0 : SA_RESTART;
+        sigaction(numbers[i], &now, NULL);
+    }
+}
+
 bool signal_cancelled(void)
 {
     return came != 0;

@@ -66,7 +66,8 @@ static void copy_sample(struct world *w)
     arena_release(&a);
 }
 
-static const struct command_line old_bundle = {.name = "the old bundle", .args = {"convert", "--to", "f16", "--shard-size", "4M", "$S", "$A"}};
+static const struct command_line old_bundle = {.name = "the old bundle",
+                                               .args = {"convert", "--to", "f16", "--shard-size", "4M", "$S", "$A"}};
 
 void scene_prepare(struct world *w, const struct command_line *c)
 {
