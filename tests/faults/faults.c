@@ -39,9 +39,12 @@ static const struct command_line commands[COMMAND_COUNT] = {
               .args = {"convert", "--to", "fp8", "--also", "int4:g64:$B", "--shard-size", "2M", "$S", "$A"}},
     [KEEP] = {.name = "--keep-shards",
               .args = {"quantize", "--recipe", "int4-fp8", "--keep-shards", "--hash-source", "$S", "$A"}},
-    [OVER] = {.name = "--force", .args = {"convert", "--to", "fp8", "--force", "--shard-size", "3M", "$S", "$A"}, .over_old = true},
+    [OVER] = {.name = "--force",
+              .args = {"convert", "--to", "fp8", "--force", "--shard-size", "3M", "$S", "$A"},
+              .over_old = true},
     [DELETES] = {.name = "--delete-source",
-                 .args = {"quantize", "--recipe", "int4-fast", "--delete-source", "--hash-source", "--shard-size", "1M", "$S", "$A"},
+                 .args = {"quantize", "--recipe", "int4-fast", "--delete-source", "--hash-source", "--shard-size", "1M",
+                          "$S", "$A"},
                  .deletes = true},
 };
 static const unsigned thread_counts[] = {1, 2, 7};
@@ -67,11 +70,16 @@ static void run_undisturbed(int command)
         const char *call;
         long *count;
     } wanted[] = {
-        {"any", &whole[command].any},           {"pread", &whole[command].pread},
-        {"pwrite", &whole[command].pwrite},     {"rename", &whole[command].rename},
-        {"fsync", &whole[command].fsync},       {"fdatasync", &whole[command].fdatasync},
-        {"fallocate", &whole[command].fallocate}, {"ftruncate", &whole[command].ftruncate},
-        {"open", &whole[command].open},         {"mkdir", &whole[command].mkdir},
+        {"any", &whole[command].any},
+        {"pread", &whole[command].pread},
+        {"pwrite", &whole[command].pwrite},
+        {"rename", &whole[command].rename},
+        {"fsync", &whole[command].fsync},
+        {"fdatasync", &whole[command].fdatasync},
+        {"fallocate", &whole[command].fallocate},
+        {"ftruncate", &whole[command].ftruncate},
+        {"open", &whole[command].open},
+        {"mkdir", &whole[command].mkdir},
         {"close", &whole[command].close},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++)
@@ -81,8 +89,10 @@ static void run_undisturbed(int command)
 static long calls(int command, const char *call)
 {
     const struct undisturbed *u = &whole[command];
-    const char *const names[] = {"any", "pread", "pwrite", "rename", "fsync", "fdatasync", "fallocate", "ftruncate", "open", "mkdir", "close"};
-    const long counts[] = {u->any, u->pread, u->pwrite, u->rename, u->fsync, u->fdatasync, u->fallocate, u->ftruncate, u->open, u->mkdir, u->close};
+    const char *const names[] = {"any",       "pread",     "pwrite", "rename", "fsync", "fdatasync",
+                                 "fallocate", "ftruncate", "open",   "mkdir",  "close"};
+    const long counts[] = {u->any,       u->pread,     u->pwrite, u->rename, u->fsync, u->fdatasync,
+                           u->fallocate, u->ftruncate, u->open,   u->mkdir,  u->close};
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         if (strcmp(names[i], call) == 0)
@@ -131,8 +141,8 @@ static const char *difference(const char *want, const char *have)
         if (want[i] == '\n')
             line = i + 1;
     }
-    return arena_printf(&world.arena, "the undisturbed run has '%.*s', this one '%.*s'", (int)strcspn(want + line, "\n"),
-                        want + line, (int)strcspn(have + line, "\n"), have + line);
+    return arena_printf(&world.arena, "the undisturbed run has '%.*s', this one '%.*s'",
+                        (int)strcspn(want + line, "\n"), want + line, (int)strcspn(have + line, "\n"), have + line);
 }
 
 /* The same command, once more and undisturbed: NULL, or what is wrong. A run that was killed behind its last
@@ -163,7 +173,8 @@ static void kill_once(int command, unsigned threads, const char *fault)
         wrong = arena_printf(&world.arena, "killed, it ended with %s", describe(status));
     /* Now and then the run that goes on is killed as well. */
     for (int again = 0; !wrong && status != 0 && again < 3 && draw(3) == 0; again++) {
-        const char *next = arena_printf(&world.arena, "any:kill:after=%ld", (long)draw((uint64_t)calls(command, "any") / 2));
+        const char *next =
+            arena_printf(&world.arena, "any:kill:after=%ld", (long)draw((uint64_t)calls(command, "any") / 2));
         fault = arena_printf(&world.arena, "%s %s", fault, next);
         (void)scene_run(&world, c, threads, next, NULL);
     }
@@ -215,8 +226,8 @@ static void fail_once(int command, unsigned threads, const char *fault, const ch
     }
     if (!exited(status, 4))
         wrong = arena_printf(&world.arena, "it ended with %s", describe(status));
-    else if (!strstr(said, error) || (!strstr(said, world.a) && !strstr(said, world.b) && !strstr(said, ".safetensors") &&
-                                      !strstr(said, world.source)))
+    else if (!strstr(said, error) || (!strstr(said, world.a) && !strstr(said, world.b) &&
+                                      !strstr(said, ".safetensors") && !strstr(said, world.source)))
         wrong = "the message does not name the file and the reason";
     else
         wrong = scene_untouched(&world, c);
@@ -238,7 +249,8 @@ static void no_space_class(void)
         long after = (long)draw((uint64_t)calls(command, call));
         if (strcmp(call, "open") == 0) { /* only those that create; the source is read undisturbed */
             fail_once(command, thread_counts[draw(3)],
-                      arena_printf(&world.arena, "open:ENOSPC:path=.partial:after=%ld", (long)draw(15)), "No space left", false);
+                      arena_printf(&world.arena, "open:ENOSPC:path=.partial:after=%ld", (long)draw(15)),
+                      "No space left", false);
             continue;
         }
         fail_once(command, thread_counts[draw(3)], arena_printf(&world.arena, "%s:ENOSPC:after=%ld", call, after),
@@ -253,23 +265,24 @@ static void broken_class(void)
     static const struct {
         const char *call;
         bool may_pass; /* some of these calls do not matter: closing what was read, asking whether something is there */
-    } where[] = {{"pwrite", false}, {"pread", true}, {"fsync", false}, {"fdatasync", false}, {"rename", false},
-                 {"open", true},    {"close", true}, {"ftruncate", false}};
+    } where[] = {{"pwrite", false}, {"pread", true}, {"fsync", false}, {"fdatasync", false},
+                 {"rename", false}, {"open", true},  {"close", true},  {"ftruncate", false}};
     int rounds = quick ? 8 : 80;
 
     for (int i = 0; i < rounds; i++) {
         int command = (int)draw(DELETES);
         long after = (long)draw((uint64_t)calls(command, where[i % 8].call));
-        fail_once(command, thread_counts[draw(3)], arena_printf(&world.arena, "%s:EIO:once:after=%ld", where[i % 8].call, after),
-                  "Input/output error", where[i % 8].may_pass);
+        fail_once(command, thread_counts[draw(3)],
+                  arena_printf(&world.arena, "%s:EIO:once:after=%ld", where[i % 8].call, after), "Input/output error",
+                  where[i % 8].may_pass);
     }
     end_class("broken disk");
 }
 
 static void short_class(void)
 {
-    static const char *const faults[] = {"pread:short", "pwrite:short", "pread:EINTR:once", "pwrite:EINTR:once",
-                                         "fsync:EINTR:once", "fallocate:EINTR:once"};
+    static const char *const faults[] = {"pread:short",       "pwrite:short",     "pread:EINTR:once",
+                                         "pwrite:EINTR:once", "fsync:EINTR:once", "fallocate:EINTR:once"};
     int rounds = quick ? 4 : 24;
 
     for (int i = 0; i < rounds; i++) {
@@ -336,7 +349,9 @@ static void report_class(void)
     const char *line = strstr(scene_said(&world), "converting: ");
     unlink(world.gate);
     int status = scene_wait(pid);
-    const char *wrong = status != 0 ? describe(status) : !line ? "SIGUSR1 printed nothing" : difference(whole[BF16].look, scene_look(&world));
+    const char *wrong = status != 0 ? describe(status)
+                        : !line     ? "SIGUSR1 printed nothing"
+                                    : difference(whole[BF16].look, scene_look(&world));
     note(!wrong, BF16, "SIGUSR1", wrong);
     end_class("SIGUSR1");
 }
@@ -355,7 +370,7 @@ static void two_runs_class(void)
         bool refused = exited(second, 4) && strstr(scene_said(&world), "is being written by another run");
         unlink(world.gate);
         int first = scene_wait(pid);
-        const char *wrong = !refused    ? arena_printf(&world.arena, "the second run ended with %s", describe(second))
+        const char *wrong = !refused     ? arena_printf(&world.arena, "the second run ended with %s", describe(second))
                             : first != 0 ? arena_printf(&world.arena, "the first run ended with %s", describe(first))
                                          : difference(whole[ALSO].look, scene_look(&world));
         note(!wrong, ALSO, seconds[i]->name, wrong);
@@ -365,8 +380,10 @@ static void two_runs_class(void)
 
 /* ---- another command than the one that was killed ---- */
 
-static const struct command_line other_recipe = {.name = "another recipe", .args = {"convert", "--to", "f16", "--shard-size", "1M", "$S", "$A"}};
-static const struct command_line other_size = {.name = "another shard size", .args = {"convert", "--to", "bf16", "--shard-size", "2M", "$S", "$A"}};
+static const struct command_line other_recipe = {.name = "another recipe",
+                                                 .args = {"convert", "--to", "f16", "--shard-size", "1M", "$S", "$A"}};
+static const struct command_line other_size = {.name = "another shard size",
+                                               .args = {"convert", "--to", "bf16", "--shard-size", "2M", "$S", "$A"}};
 
 static void touch_source(void)
 {

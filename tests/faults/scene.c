@@ -66,7 +66,8 @@ static void copy_sample(struct world *w)
     arena_release(&a);
 }
 
-static const struct command_line old_bundle = {.name = "the old bundle", .args = {"convert", "--to", "f16", "--shard-size", "4M", "$S", "$A"}};
+static const struct command_line old_bundle = {.name = "the old bundle",
+                                               .args = {"convert", "--to", "f16", "--shard-size", "4M", "$S", "$A"}};
 
 void scene_prepare(struct world *w, const struct command_line *c)
 {
@@ -192,7 +193,7 @@ long scene_count(struct world *w, const struct command_line *c, const char *call
     return at ? atol(at + strlen(line)) : 0;
 }
 
-static void look_at(struct world *w, struct arena *a, const char *dir, const char *shown, struct buf *out)
+static void look_at(struct arena *a, const char *dir, const char *shown, struct buf *out)
 {
     struct err e = {0};
     char **names = NULL, *data = NULL;
@@ -204,12 +205,9 @@ static void look_at(struct world *w, struct arena *a, const char *dir, const cha
     for (size_t i = 0; i < count; i++) {
         const char *path = path_join(a, dir, names[i]), *name = path_join(a, shown, names[i]);
         char hex[HASH_HEX_BYTES];
-        /* Litter that could not be removed is said, and the next run's to remove. */
-        if (strcmp(names[i], STAGE_PUBLISHED) == 0 && strstr(scene_said(w), STAGE_PUBLISHED))
-            continue;
         if (path_is_dir(path)) {
             buf_printf(out, "%s/\n", name);
-            look_at(w, a, path, name, out);
+            look_at(a, path, name, out);
             continue;
         }
         must(file_slurp(path, 1u << 30, &data, &bytes, &e), &e);
@@ -224,8 +222,8 @@ const char *scene_look(struct world *w)
     struct arena a = {0};
     struct buf out = {0};
 
-    look_at(w, &a, w->a, "a", &out);
-    look_at(w, &a, w->b, "b", &out);
+    look_at(&a, w->a, "a", &out);
+    look_at(&a, w->b, "b", &out);
     const char *text = arena_strdup(&w->arena, out.data ? out.data : "");
     buf_release(&out);
     arena_release(&a);
@@ -238,10 +236,12 @@ static const char *dir_untouched(struct world *w, const char *dir)
     char **names = NULL;
     size_t count = 0;
 
-    /* With STAGE_PUBLISHED in it, all is in place: only the tidying was cut short. */
-    if (!path_exists(dir) || stage_is_publishing(dir) || path_exists(path_join(&w->arena, dir, STAGE_PUBLISHED)))
+    if (!path_exists(dir) || stage_is_publishing(dir))
         return NULL;
     must(dir_list(dir, &w->arena, &names, &count, &e), &e);
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(names[i], STAGE_PUBLISHED) == 0)
+            return NULL;
     for (size_t i = 0; i < count; i++)
         if (strcmp(names[i], STAGE_FOLDER) != 0)
             return arena_printf(&w->arena, "'%s' is in a destination that is not whole", names[i]);
@@ -252,7 +252,6 @@ const char *scene_untouched(struct world *w, const struct command_line *c)
 {
     const char *wrong = c->over_old ? NULL : dir_untouched(w, w->a);
 
-    /* The second is in place before the first begins, and tidied before the first is. */
-    bool first_began = stage_is_publishing(w->a) || path_exists(path_join(&w->arena, w->a, STAGE_PUBLISHED));
-    return wrong || first_began ? wrong : dir_untouched(w, w->b);
+    /* The second is in place before the first begins. */
+    return wrong || stage_is_publishing(w->a) ? wrong : dir_untouched(w, w->b);
 }

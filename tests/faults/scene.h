@@ -22,7 +22,7 @@ struct command_line {
 
 struct world {
     struct arena arena;
-    const char *quern, *shim, *sample; /* absolute */
+    const char *quern, *shim, *sample;        /* absolute */
     const char *root, *a, *b, *source, *said; /* said: what the last run wrote to stderr */
     bool source_whole;                        /* as copied from the sample */
     const char *gate;                         /* while this file is there, a fault `hold` waits */
@@ -33,7 +33,8 @@ void world_close(struct world *w);
 
 /* Empties the destinations and, if the command wants it, lays out the old bundle or a fresh copy of the source. */
 void scene_prepare(struct world *w, const struct command_line *c);
-/* Runs it. fault: QUERN_FAULT, or NULL; threads 0: as many as CPUs; more: one argument to add, or NULL. Returns waitpid's status. */
+/* Runs it. fault: QUERN_FAULT, or NULL; threads 0: as many as CPUs; more: one argument to add, or NULL. Returns
+ * waitpid's status. */
 int scene_run(struct world *w, const struct command_line *c, unsigned threads, const char *fault, const char *more);
 pid_t scene_start(struct world *w, const struct command_line *c, unsigned threads, const char *fault, const char *more,
                   const char *said);

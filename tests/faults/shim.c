@@ -25,9 +25,25 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum call { OPEN, PREAD, PWRITE, WRITE, FSYNC, FDATASYNC, FALLOCATE, FTRUNCATE, RENAME, UNLINK, MKDIR, CLOSE, ANY, CALL_COUNT };
-static const char *const call_names[CALL_COUNT] = {"open",      "pread",     "pwrite", "write",  "fsync", "fdatasync",
-                                                   "fallocate", "ftruncate", "rename", "unlink", "mkdir", "close", "any"};
+enum call {
+    OPEN,
+    PREAD,
+    PWRITE,
+    WRITE,
+    FSYNC,
+    FDATASYNC,
+    FALLOCATE,
+    FTRUNCATE,
+    RENAME,
+    UNLINK,
+    MKDIR,
+    CLOSE,
+    ANY,
+    CALL_COUNT
+};
+static const char *const call_names[CALL_COUNT] = {"open",      "pread",     "pwrite",    "write",  "fsync",
+                                                   "fdatasync", "fallocate", "ftruncate", "rename", "unlink",
+                                                   "mkdir",     "close",     "any"};
 
 static struct fault {
     enum call call;
