@@ -2,7 +2,9 @@
 #
 #   make                 build/quern            make check           set up, build, run every test
 #   make demo            the main job, shown    make bench           ratios against the machine's limits
+#   make bench-peers     what bench compares with, by npm
 #   make faults          kills, full and broken disks (minutes)
+#   make deb             a Debian package       make check-deb       install, use and remove it
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
 #   make check-oracle    an independent PyTorch reader reads what is written (python3-torch; skips without)
 #   make fuzz T=json     one fuzz target        make t F='json.*'    one area's unit tests
@@ -147,21 +149,6 @@ $(SHIM): tests/faults/shim.c Makefile
 check-oracle: $(QUERN)
 	@$(PYTHON) tests/oracle/check.py $(QUERN)
 
-# The promise about files, held against kills, full and broken disks: minutes. QUICK=1: a few of each; SEED=N: others.
-.PHONY: faults
-faults: deps
-	$(AGAIN) $(QUERN) $(FAULTS) $(SHIM)
-	$(FAULTS) $(QUERN) $(SHIM) samples/tiny-v3
-
-$(FAULTS): $(OBJ)/tests/faults/faults.o $(OBJ)/tests/faults/scene.o $(LIBRARY_OBJ)
-	$(LINK)
-
-# Loaded into programs of every kind of build, so without a sanitizer of its own.
-$(SHIM): tests/faults/shim.c Makefile
-	@mkdir -p $(@D)
-	@echo "  CC  $@"
-	@$(CC) -std=c17 -D_GNU_SOURCE -O2 -g $(WARN) -shared -fPIC -o $@ $< -ldl
-
 .PHONY: demo
 demo: deps
 	$(AGAIN) $(QUERN)
@@ -171,6 +158,12 @@ demo: deps
 bench: deps
 	$(AGAIN) $(QUERN) $(BENCHES) $(GENERATORS)
 	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+
+# llama.cpp's quantizer, which npm's node-llama-cpp carries, for `make bench` to be held against. None of it is kept.
+.PHONY: bench-peers
+bench-peers:
+	@mkdir -p $(BUILD)/peers
+	npm install --prefix $(BUILD)/peers --ignore-scripts --no-save --no-audit --no-fund @node-llama-cpp/linux-x64@3.22.1
 
 # One area's tests while working on it: make t F='json.*'
 .PHONY: t
@@ -200,12 +193,28 @@ install: $(QUERN)
 	install -D -m 644 -t $(TO)/share/man/man1 $(MAN1)
 	install -D -m 644 -t $(TO)/share/man/man5 $(MAN5)
 	install -D -m 644 -t $(TO)/share/doc/quern README.md LICENSE
+	$(QUERN) completion bash >$(BUILD)/quern.bash
+	install -D -m 644 $(BUILD)/quern.bash $(TO)/share/bash-completion/completions/quern
 	$(if $(RECIPES),install -D -m 644 -t $(TO)/share/quern/recipes $(RECIPES))
 
 .PHONY: uninstall
 uninstall:
 	rm -f $(TO)/bin/quern $(MAN1:man/%=$(TO)/share/man/man1/%) $(MAN5:man/%=$(TO)/share/man/man5/%)
+	rm -f $(TO)/share/bash-completion/completions/quern
 	rm -rf $(TO)/share/doc/quern $(TO)/share/quern
+
+# A Debian package; all it is made of lies under build/deb. check-deb installs, uses and removes it.
+DEB = $(BUILD)/quern_$(VERSION)_$(shell dpkg --print-architecture).deb
+.PHONY: deb check-deb
+deb: deps
+	@sh tests/deps.sh dpkg-dev
+	$(AGAIN) $(QUERN)
+	rm -rf $(BUILD)/deb
+	@$(MAKE) -s install DESTDIR=$(BUILD)/deb PREFIX=/usr
+	@sh tests/deb.sh build $(BUILD)/deb $(VERSION) $(DEB)
+
+check-deb: deb
+	@sh tests/deb.sh check $(DEB) samples/tiny-v3
 
 .PHONY: format
 format:
