@@ -147,21 +147,6 @@ $(SHIM): tests/faults/shim.c Makefile
 check-oracle: $(QUERN)
 	@$(PYTHON) tests/oracle/check.py $(QUERN)
 
-# The promise about files, held against kills, full and broken disks: minutes. QUICK=1: a few of each; SEED=N: others.
-.PHONY: faults
-faults: deps
-	$(AGAIN) $(QUERN) $(FAULTS) $(SHIM)
-	$(FAULTS) $(QUERN) $(SHIM) samples/tiny-v3
-
-$(FAULTS): $(OBJ)/tests/faults/faults.o $(OBJ)/tests/faults/scene.o $(LIBRARY_OBJ)
-	$(LINK)
-
-# Loaded into programs of every kind of build, so without a sanitizer of its own.
-$(SHIM): tests/faults/shim.c Makefile
-	@mkdir -p $(@D)
-	@echo "  CC  $@"
-	@$(CC) -std=c17 -D_GNU_SOURCE -O2 -g $(WARN) -shared -fPIC -o $@ $< -ldl
-
 .PHONY: demo
 demo: deps
 	$(AGAIN) $(QUERN)

@@ -151,7 +151,7 @@ static const char *goes_on(int command, unsigned threads)
 {
     int status = scene_run(&world, &commands[command], threads, NULL, NULL);
     bool was_whole = exited(status, 2) && strstr(scene_said(&world), "is not empty") != NULL;
-    bool source_gone = exited(status, 4) && commands[command].deletes;
+    bool source_gone = exited(status, 3) && commands[command].deletes;
 
     if (status != 0 && !was_whole && !source_gone)
         return arena_printf(&world.arena, "it does not go on: %s", describe(status));
