@@ -54,8 +54,8 @@ static bool run_and_publish(struct planned *p, const struct conversion_case *c, 
     struct run_result *results = run_results_new(&p->plan);
 
     return journal_open(j, stage_path(s, JOURNAL_NAME), &p->plan, results, e) &&
-           run_plan(&p->plan, &options, s, j, results, NULL, e) &&
-           bundle_write(&p->plan, 0, results, &bundle, s, e) && stage_publish(s, e);
+           run_plan(&p->plan, &options, s, j, results, NULL, e) && bundle_write(&p->plan, 0, results, &bundle, s, e) &&
+           stage_publish(s, e);
 }
 
 bool support_convert(const char *src, const char *dst, const struct conversion_case *c, struct err *e)
@@ -63,7 +63,8 @@ bool support_convert(const char *src, const char *dst, const struct conversion_c
     struct planned p = {0};
     struct stage stage = {0};
     struct journal journal = {0};
-    bool ok = planned_open(&p, src, dst, c, e) && stage_open(&stage, dst, p.source.checkpoint.dir, c->force, false, e) &&
+    bool ok = planned_open(&p, src, dst, c, e) &&
+              stage_open(&stage, dst, p.source.checkpoint.dir, c->force, false, e) &&
               run_and_publish(&p, c, &stage, &journal, e);
 
     journal_close(&journal);
