@@ -3,6 +3,7 @@
 #   make                 build/quern            make check           set up, build, run every test
 #   make demo            the main job, shown    make bench           ratios against the machine's limits
 #   make faults          kills, full and broken disks (minutes)
+#   make deb             a Debian package       make check-deb       install, use and remove it
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
 #   make check-oracle    an independent PyTorch reader reads what is written (python3-torch; skips without)
 #   make fuzz T=json     one fuzz target        make t F='json.*'    one area's unit tests
@@ -185,12 +186,28 @@ install: $(QUERN)
 	install -D -m 644 -t $(TO)/share/man/man1 $(MAN1)
 	install -D -m 644 -t $(TO)/share/man/man5 $(MAN5)
 	install -D -m 644 -t $(TO)/share/doc/quern README.md LICENSE
+	$(QUERN) completion bash >$(BUILD)/quern.bash
+	install -D -m 644 $(BUILD)/quern.bash $(TO)/share/bash-completion/completions/quern
 	$(if $(RECIPES),install -D -m 644 -t $(TO)/share/quern/recipes $(RECIPES))
 
 .PHONY: uninstall
 uninstall:
 	rm -f $(TO)/bin/quern $(MAN1:man/%=$(TO)/share/man/man1/%) $(MAN5:man/%=$(TO)/share/man/man5/%)
+	rm -f $(TO)/share/bash-completion/completions/quern
 	rm -rf $(TO)/share/doc/quern $(TO)/share/quern
+
+# A Debian package; all it is made of lies under build/deb. check-deb installs, uses and removes it.
+DEB = $(BUILD)/quern_$(VERSION)_$(shell dpkg --print-architecture).deb
+.PHONY: deb check-deb
+deb: deps
+	@sh tests/deps.sh dpkg-dev
+	$(AGAIN) $(QUERN)
+	rm -rf $(BUILD)/deb
+	@$(MAKE) -s install DESTDIR=$(BUILD)/deb PREFIX=/usr
+	@sh tests/deb.sh build $(BUILD)/deb $(VERSION) $(DEB)
+
+check-deb: deb
+	@sh tests/deb.sh check $(DEB) samples/tiny-v3
 
 .PHONY: format
 format:
