@@ -17,7 +17,7 @@ struct run_source {
     bool hash, remove;
     size_t *last_job;           /* per shard: number of the last job that reads it, plus one; 0: none does */
     struct stream_hash *hashes; /* per shard */
-    struct source_gap *gaps;    /* what no job reads, by shard and offset */
+    struct source_gap *gaps;    /* what is not codes, by shard and offset */
     size_t gap_count;
     size_t *next_gap;               /* per shard: index into gaps */
     bool *recorded;                 /* per shard: the journal has its hash */
