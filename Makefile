@@ -125,8 +125,8 @@ deps:
 
 .PHONY: check
 check: deps
-	$(AGAIN) $(QUERN) $(TEST_BIN) $(GENERATORS)
-	@QUERN=$(QUERN) TEST_BIN=$(TEST_BIN) OUT=$(BIN)/check sh tests/check.sh
+	$(AGAIN) $(QUERN) $(TEST_BIN) $(GENERATORS) $(FAULTS) $(SHIM)
+	@QUERN=$(QUERN) TEST_BIN=$(TEST_BIN) FAULTS=$(FAULTS) SHIM=$(SHIM) OUT=$(BIN)/check sh tests/check.sh
 
 # The promise about files, held against kills, full and broken disks: minutes. QUICK=1: a few of each; SEED=N: others.
 .PHONY: faults

@@ -55,7 +55,7 @@ static bool run_and_publish(struct planned *p, const struct conversion_case *c, 
 
     return journal_open(j, stage_path(s, JOURNAL_NAME), &p->plan, results, e) &&
            run_plan(&p->plan, &options, s, j, results, NULL, e) &&
-           bundle_write(&p->plan, 0, results, &bundle, s, e) && stage_publish(s, e);
+           bundle_write(&p->plan, 0, results, &bundle, s, e) && stage_publish(s, e) && stage_finish(s, e);
 }
 
 bool support_convert(const char *src, const char *dst, const struct conversion_case *c, struct err *e)
