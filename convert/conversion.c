@@ -253,7 +253,7 @@ static bool worth_keeping(const struct plan *p, const struct work *w, const stru
 {
     if (!w->opened)
         return w->found;
-    bool not_the_input = e->code == ERR_IO || e->code == ERR_CANCELLED || source_removed(p);
+    bool not_the_input = (e->code != ERR_FORMAT && e->code != ERR_UNSUPPORTED) || source_removed(p);
     return w->stages[0].publishing || (w->journal.jobs_durable > 0 && not_the_input);
 }
 

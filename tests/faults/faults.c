@@ -279,6 +279,21 @@ static void broken_class(void)
     end_class("broken disk");
 }
 
+/* What a sync could not write is lost, and the next one says all is well. */
+static void lost_class(void)
+{
+    int rounds = quick ? 4 : 40;
+
+    for (int i = 0; i < rounds; i++) {
+        int command = (int)draw(DELETES);
+        const char *call = i % 2 ? "fsync" : "fdatasync";
+        long after = (long)draw((uint64_t)calls(command, call));
+        fail_once(command, thread_counts[draw(3)], arena_printf(&world.arena, "%s:LOST:once:after=%ld", call, after),
+                  "Input/output error", false);
+    }
+    end_class("lost pages");
+}
+
 static void short_class(void)
 {
     static const char *const faults[] = {"pread:short",       "pwrite:short",     "pread:EINTR:once",
@@ -463,6 +478,7 @@ int main(int argc, char **argv)
     publish_class();
     no_space_class();
     broken_class();
+    lost_class();
     short_class();
     signal_class();
     report_class();
