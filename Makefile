@@ -2,6 +2,7 @@
 #
 #   make                 build/quern            make check           set up, build, run every test
 #   make demo            the main job, shown    make bench           ratios against the machine's limits
+#   make bench-peers     what bench compares with, by npm
 #   make faults          kills, full and broken disks (minutes)
 #   make deb             a Debian package       make check-deb       install, use and remove it
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
@@ -157,6 +158,12 @@ demo: deps
 bench: deps
 	$(AGAIN) $(QUERN) $(BENCHES) $(GENERATORS)
 	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+
+# llama.cpp's quantizer, which npm's node-llama-cpp carries, for `make bench` to be held against. None of it is kept.
+.PHONY: bench-peers
+bench-peers:
+	@mkdir -p $(BUILD)/peers
+	npm install --prefix $(BUILD)/peers --ignore-scripts --no-save --no-audit --no-fund @node-llama-cpp/linux-x64@3.22.1
 
 # One area's tests while working on it: make t F='json.*'
 .PHONY: t
