@@ -8,6 +8,7 @@
 #include "convert/plan.h"
 #include "convert/plan_print.h"
 #include "convert/run.h"
+#include "convert/space.h"
 #include "convert/stage.h"
 #include "convert/summary.h"
 #include "formats/base/file.h"
@@ -15,38 +16,6 @@
 #include "formats/base/progress.h"
 #include "formats/base/units.h"
 #include "formats/engine.h"
-
-/* File systems keep some blocks for themselves, and the index and quern.json grow with the number of tensors. */
-#define SPARE_BYTES            (16u << 20)
-#define SPARE_BYTES_PER_WEIGHT 1024u
-
-static uint64_t needed_bytes(const struct plan *p, size_t output)
-{
-    return p->outputs[output].file_bytes + SPARE_BYTES + p->weight_count * SPARE_BYTES_PER_WEIGHT;
-}
-
-/* Outputs on one file system share its room. What an unfinished run has reserved is room as well: it is gone on with,
- * or discarded. */
-static bool check_space(const struct plan *p, struct err *e)
-{
-    for (size_t o = 0; o < p->output_count; o++) {
-        uint64_t free_bytes = 0, held_bytes = 0, need = 0;
-        for (size_t k = 0; k < p->output_count; k++)
-            if (path_same_device(p->outputs[o].dir, p->outputs[k].dir)) {
-                need += needed_bytes(p, k);
-                held_bytes += stage_held_bytes(p->outputs[k].dir);
-            }
-        if (stage_is_publishing(p->outputs[o].dir))
-            continue; /* all is written, and some of it no more in the stage */
-        if (!path_free_bytes(p->outputs[o].dir, &free_bytes, e))
-            return false;
-        free_bytes += held_bytes;
-        if (free_bytes < need)
-            return err_set(e, ERR_IO, "not enough room for '%s': %llu bytes needed, %llu free", p->outputs[o].dir,
-                           (unsigned long long)need, (unsigned long long)free_bytes);
-    }
-    return true;
-}
 
 static void say_line(void *ctx, const char *line)
 {
@@ -126,7 +95,7 @@ static void print_results(const struct conversion *c, const struct plan *p, cons
 {
     for (size_t o = 0; o < p->output_count; o++) {
         if (c->json)
-            plan_print_json(p, o, &results[o], NULL, NULL);
+            plan_print_json(p, o, &results[o], NULL, NULL, 0);
         else
             print_output(p, o, &results[o]);
     }
@@ -253,7 +222,7 @@ static bool worth_keeping(const struct plan *p, const struct work *w, const stru
 {
     if (!w->opened)
         return w->found;
-    bool not_the_input = e->code == ERR_IO || e->code == ERR_CANCELLED || source_removed(p);
+    bool not_the_input = (e->code != ERR_FORMAT && e->code != ERR_UNSUPPORTED) || source_removed(p);
     return w->stages[0].publishing || (w->journal.jobs_durable > 0 && not_the_input);
 }
 
@@ -284,11 +253,11 @@ static bool dry_run(const struct conversion *c, const struct plan *p, const stru
         return false;
     for (size_t o = 0; o < p->output_count; o++) {
         if (c->json)
-            plan_print_json(p, o, NULL, size, &estimate);
+            plan_print_json(p, o, NULL, size, &estimate, space_peak(p, o, c->delete_source));
         else
-            plan_print(p, o, size, &estimate, c->verbose);
+            plan_print(p, o, size, &estimate, space_peak(p, o, c->delete_source), c->verbose);
     }
-    return check_space(p, e);
+    return space_check(p, c->delete_source, e);
 }
 
 /* In words, since what it does cannot be undone; from a script: echo delete | quern ... */
@@ -330,7 +299,7 @@ static bool plan_and_go(const struct conversion *c, const struct plan_options *o
     if (c->dry_run)
         ok = dry_run(c, &p, &size, e);
     else
-        ok = check_space(&p, e) && (!c->delete_source || confirm_delete(&p, e)) && convert(c, &p, e);
+        ok = space_check(&p, c->delete_source, e) && (!c->delete_source || confirm_delete(&p, e)) && convert(c, &p, e);
 done:
     plan_close(&p);
     return ok;

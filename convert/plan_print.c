@@ -39,7 +39,7 @@ static void print_rows(const struct plan *p, const struct plan_output *o)
 }
 
 void plan_print(const struct plan *p, size_t output, const struct run_size *size, const struct estimate *estimate,
-                bool verbose)
+                uint64_t disk_bytes, bool verbose)
 {
     const struct plan_output *o = &p->outputs[output];
     struct arena a = {0};
@@ -59,7 +59,7 @@ void plan_print(const struct plan *p, size_t output, const struct run_size *size
     printf("work     %zu jobs on %u thread%s\n", p->job_count, size->threads, size->threads == 1 ? "" : "s");
     printf("memory   %" PRIu64 " bytes at most (%s)\n", size->total_bytes,
            bytes_text((double)size->total_bytes, memory));
-    printf("disk     %s at the peak, in '%s'\n", bytes_text((double)o->file_bytes, bytes), o->dir);
+    printf("disk     %s at the peak, in '%s'\n", bytes_text((double)disk_bytes, bytes), o->dir);
     printf("time     about %s\n", seconds_text(estimate->seconds, time));
     arena_release(&a);
 }
@@ -98,7 +98,7 @@ static void put_shards(struct json_writer *w, const struct plan_output *o, const
 }
 
 void plan_print_json(const struct plan *p, size_t output, const struct run_result *result, const struct run_size *size,
-                     const struct estimate *estimate)
+                     const struct estimate *estimate, uint64_t disk_bytes)
 {
     const struct plan_output *o = &p->outputs[output];
     struct arena a = {0};
@@ -118,8 +118,10 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
         json_put_u64(&w, "threads", size->threads);
         json_put_u64(&w, "memory_bytes", size->total_bytes);
     }
-    if (estimate)
+    if (estimate) {
+        json_put_u64(&w, "disk_bytes", disk_bytes);
         json_put_double(&w, "seconds", estimate->seconds);
+    }
     json_begin_array(&w, "rows");
     for (size_t i = 0; i < s.row_count; i++)
         put_row(&w, &s.rows[i], result != NULL);

@@ -68,7 +68,7 @@ void stage_tidy(const char *dst)
     struct arena a = {0};
     struct err ignored = {0};
 
-    if (!dir_remove_tree(path_join(&a, dst, STAGE_PUBLISHED), &ignored))
+    if (path_is_dir(dst) && !dir_remove_tree(path_join(&a, dst, STAGE_PUBLISHED), &ignored))
         log_warn("'%s' is whole, but its '%s' could not be removed: %s", dst, STAGE_PUBLISHED, ignored.text);
     arena_release(&a);
 }

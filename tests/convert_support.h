@@ -10,7 +10,7 @@
 #include "formats/base/err.h"
 
 struct conversion_case {
-    const char *recipe; /* what `convert --to` takes, or rules: "[{...}]" */
+    const char *recipe;          /* what `convert --to` takes, or rules: "[{...}]" */
     struct plan_options options; /* targets are filled in; shard_bytes 0: 5 GB; unfused is allowed */
     unsigned threads;
     uint64_t memory_bytes;

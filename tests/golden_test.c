@@ -104,14 +104,14 @@ TEST(golden, floats_are_those_of_another_reader)
 
 /* The matrices of make_golden.py alone: the others would take most of the time. */
 #define INT4(group_, more_)                                                                                            \
-    "[{\"match\": [\"re:model.layers.1.mlp.experts.0.gate_proj\", \"re:model.layers.3.mlp.experts.15.down_proj\","         \
+    "[{\"match\": [\"re:model.layers.1.mlp.experts.0.gate_proj\", \"re:model.layers.3.mlp.experts.15.down_proj\","     \
     "\"re:model.layers.0.self_attn.kv_a_proj_with_mqa\", \"re:model.layers.0.mlp.down_proj\","                         \
-    "\"re:model.layers.2.self_attn.q_b_proj\"], \"scheme\": \"int4\", \"group\": " group_ more_ "},"                     \
+    "\"re:model.layers.2.self_attn.q_b_proj\"], \"scheme\": \"int4\", \"group\": " group_ more_ "},"                   \
     "{\"match\": \"*\", \"scheme\": \"bf16\"}]"
-#define ABSMAX              ", \"method\": \"absmax\""
-#define ASYM                ABSMAX ", \"asymmetric\": true"
-#define SEARCH              ", \"method\": \"search\""
-#define POSITIVE            SEARCH ", \"positive_scales\": true"
+#define ABSMAX   ", \"method\": \"absmax\""
+#define ASYM     ABSMAX ", \"asymmetric\": true"
+#define SEARCH   ", \"method\": \"search\""
+#define POSITIVE SEARCH ", \"positive_scales\": true"
 
 static const struct {
     const char *name;

@@ -6,11 +6,8 @@
 #include "formats/base/map.h"
 #include "formats/safetensors.h"
 
-const struct scheme support_fp8 = {.kind = SCHEME_FP8_BLOCK,
-                                   .dtype = DTYPE_F8_E4M3,
-                                   .scale = SCALE_F32,
-                                   .block_rows = 128,
-                                   .block_cols = 128};
+const struct scheme support_fp8 = {
+    .kind = SCHEME_FP8_BLOCK, .dtype = DTYPE_F8_E4M3, .scale = SCALE_F32, .block_rows = 128, .block_cols = 128};
 const struct scheme support_fp8_tensor = {.kind = SCHEME_FP8_TENSOR, .dtype = DTYPE_F8_E4M3, .scale = SCALE_F32};
 const struct scheme support_kimi_int4 = {
     .kind = SCHEME_INT4, .dtype = DTYPE_I32, .scale = SCALE_BF16, .group_cols = 32, .shape_i64 = false};
@@ -62,9 +59,9 @@ void support_odd_tensors(struct ckpt_maker *m)
         uint32_t rank;
         uint64_t dims[3];
     } odd[] = {
-        {"model.layers.0.odd.bytes", DTYPE_U8, 1, {3}},        {"model.layers.0.odd.double", DTYPE_F64, 1, {1}},
-        {"model.layers.0.odd.half", DTYPE_F16, 2, {7, 3}},     {"model.layers.0.odd.one", DTYPE_BF16, 1, {1}},
-        {"model.layers.0.odd.shape", DTYPE_I32, 1, {3}},       {"model.layers.0.odd.cube", DTYPE_BF16, 3, {3, 5, 7}},
+        {"model.layers.0.odd.bytes", DTYPE_U8, 1, {3}},         {"model.layers.0.odd.double", DTYPE_F64, 1, {1}},
+        {"model.layers.0.odd.half", DTYPE_F16, 2, {7, 3}},      {"model.layers.0.odd.one", DTYPE_BF16, 1, {1}},
+        {"model.layers.0.odd.shape", DTYPE_I32, 1, {3}},        {"model.layers.0.odd.cube", DTYPE_BF16, 3, {3, 5, 7}},
         {"model.layers.0.odd.codes", DTYPE_F8_E5M2, 2, {1, 1}}, {"model.layers.0.odd.scalar", DTYPE_F32, 0, {0}},
     };
 

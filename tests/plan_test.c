@@ -7,8 +7,9 @@
 #include "tests/plan_support.h"
 
 #define MIXED                                                                                                          \
-    "[{\"match\": \"routed_expert\", \"scheme\": \"int4\", \"group\": 32, \"asymmetric\": true, \"method\": \"absmax\"},"      \
-    "{\"match\": \"attention\", \"scheme\": \"fp8\"}, {\"match\": \"shared_expert\", \"scheme\": \"f16\"},"                  \
+    "[{\"match\": \"routed_expert\", \"scheme\": \"int4\", \"group\": 32, \"asymmetric\": true, \"method\": "          \
+    "\"absmax\"},"                                                                                                     \
+    "{\"match\": \"attention\", \"scheme\": \"fp8\"}, {\"match\": \"shared_expert\", \"scheme\": \"f16\"},"            \
     "{\"match\": \"*\", \"scheme\": \"keep\"}]"
 
 static const struct {
@@ -33,7 +34,8 @@ static const struct {
 TEST(plan, every_tensor_has_one_row_and_one_place_and_jobs_cover_it_once)
 {
     for (size_t i = 0; i < sizeof conversions / sizeof conversions[0]; i++) {
-        struct conversion_case c = {.recipe = conversions[i].recipe, .options = {.keep_unknown = true, .shard_bytes = 300000}};
+        struct conversion_case c = {.recipe = conversions[i].recipe,
+                                    .options = {.keep_unknown = true, .shard_bytes = 300000}};
         struct ckpt_maker m;
         struct planned p;
         struct err e = {0};
@@ -116,7 +118,8 @@ TEST(plan, tensors_of_unknown_role_are_refused_by_name)
     ckpt_vector(&m, "model.layers.0.mystery", DTYPE_F32, 3, NULL);
     ckpt_write(&m, dir);
     EXPECT_FALSE(planned_open(&p, dir, "nowhere", &c, &e));
-    EXPECT_ERR(e, ERR_UNSUPPORTED, "1 tensor has no place in this architecture: 'model.layers.0.mystery'; --keep-unknown");
+    EXPECT_ERR(e, ERR_UNSUPPORTED,
+               "1 tensor has no place in this architecture: 'model.layers.0.mystery'; --keep-unknown");
     planned_close(&p);
 
     support_odd_tensors(&m);

@@ -151,7 +151,7 @@ static const char *goes_on(int command, unsigned threads)
 {
     int status = scene_run(&world, &commands[command], threads, NULL, NULL);
     bool was_whole = exited(status, 2) && strstr(scene_said(&world), "is not empty") != NULL;
-    bool source_gone = exited(status, 4) && commands[command].deletes;
+    bool source_gone = exited(status, 3) && commands[command].deletes;
 
     if (status != 0 && !was_whole && !source_gone)
         return arena_printf(&world.arena, "it does not go on: %s", describe(status));
@@ -277,6 +277,21 @@ static void broken_class(void)
                   where[i % 8].may_pass);
     }
     end_class("broken disk");
+}
+
+/* What a sync could not write is lost, and the next one says all is well. */
+static void lost_class(void)
+{
+    int rounds = quick ? 4 : 40;
+
+    for (int i = 0; i < rounds; i++) {
+        int command = (int)draw(DELETES);
+        const char *call = i % 2 ? "fsync" : "fdatasync";
+        long after = (long)draw((uint64_t)calls(command, call));
+        fail_once(command, thread_counts[draw(3)], arena_printf(&world.arena, "%s:LOST:once:after=%ld", call, after),
+                  "Input/output error", false);
+    }
+    end_class("lost pages");
 }
 
 static void short_class(void)
@@ -463,6 +478,7 @@ int main(int argc, char **argv)
     publish_class();
     no_space_class();
     broken_class();
+    lost_class();
     short_class();
     signal_class();
     report_class();

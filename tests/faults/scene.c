@@ -252,6 +252,7 @@ const char *scene_untouched(struct world *w, const struct command_line *c)
 {
     const char *wrong = c->over_old ? NULL : dir_untouched(w, w->a);
 
-    /* The second is in place before the first begins. */
-    return wrong || stage_is_publishing(w->a) ? wrong : dir_untouched(w, w->b);
+    /* The second is in place before the first begins, and until the first's stage is gone. */
+    bool in_place = stage_is_publishing(w->a) || path_exists(path_join(&w->arena, w->a, STAGE_PUBLISHED));
+    return wrong || in_place ? wrong : dir_untouched(w, w->b);
 }

@@ -6,10 +6,10 @@
  * CALL: open, pread, pwrite, write, fsync, fdatasync, fallocate, ftruncate, rename, unlink, mkdir, close, or
  *       any (whatever changes the disk: all of these but pread, and open only where it creates)
  * WHAT: ENOSPC, EIO, EDQUOT, EROFS, EINTR: the call fails;  short: reads and writes move a part of the bytes, drawn
- *       from `after` as a seed;  kill: SIGKILL, and half of a write is done before;  int, term, usr1: that signal, and
- *       the call is made;  hold: the call waits until QUERN_FAULT_HOLD, a file, is gone
- * after=N: the first N calls are left alone; then every call fails, or with `once` the next alone
- * path=PART: only calls on paths that hold PART
+ *       from `after` as a seed;  LOST: a sync fails with EIO, and what was written last reads as zeros;  kill: SIGKILL,
+ * and half of a write is done before;  int, term, usr1: that signal, and the call is made;  hold: the call waits until
+ * QUERN_FAULT_HOLD, a file, is gone after=N: the first N calls are left alone; then every call fails, or with `once`
+ * the next alone path=PART: only calls on paths that hold PART
  *
  * QUERN_FAULT_COUNT=FILE: at a regular end, "CALL N" lines are written there. */
 #include <dlfcn.h>
@@ -57,6 +57,9 @@ static atomic_long meant;              /* those the fault means */
 
 #define FD_MAX 4096
 static char *_Atomic paths[FD_MAX]; /* of files that are touched; NULL: of others */
+static struct {
+    atomic_long offset, bytes;
+} last_write[FD_MAX];
 
 /* What the file system is really asked by. */
 #define REAL(result, name, ...)                                                                                        \
@@ -127,7 +130,8 @@ static int number_of(const char *what)
     static const struct {
         const char *name;
         int number;
-    } numbers[] = {{"ENOSPC", ENOSPC}, {"EIO", EIO}, {"EDQUOT", EDQUOT}, {"EROFS", EROFS}, {"EINTR", EINTR}};
+    } numbers[] = {{"ENOSPC", ENOSPC}, {"EIO", EIO},     {"EDQUOT", EDQUOT},
+                   {"EROFS", EROFS},   {"EINTR", EINTR}, {"LOST", EIO}};
 
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
         if (strcmp(numbers[i].name, what) == 0)
@@ -205,8 +209,10 @@ static size_t part_of(size_t bytes)
 
 static int opened(int fd, const char *path)
 {
-    if (fd >= 0 && fd < FD_MAX)
-        free(atomic_exchange(&paths[fd], strdup(path)));
+    if (fd < 0 || fd >= FD_MAX)
+        return fd;
+    last_write[fd].bytes = 0;
+    free(atomic_exchange(&paths[fd], strdup(path)));
     return fd;
 }
 
@@ -296,6 +302,8 @@ ssize_t pwrite(int fd, const void *data, size_t bytes, off_t offset)
 
     if (!path)
         return real_pwrite(fd, data, bytes, offset);
+    last_write[fd].offset = offset;
+    last_write[fd].bytes = (long)bytes;
     switch (judge(PWRITE, path, true)) {
     case FAIL:
         if (errno == ENOSPC && bytes > 1 && real_pwrite(fd, data, bytes / 2, offset) > 0) /* as a full disk does */
@@ -335,18 +343,33 @@ ssize_t write(int fd, const void *data, size_t bytes)
     return real_write(fd, data, bytes);
 }
 
+/* Pages that could not be written are clean afterwards, and the next sync is a success. */
+static int sync_failed(int fd)
+{
+    REAL(ssize_t, pwrite, int, const void *, size_t, off_t);
+    long bytes = last_write[fd].bytes;
+    char *zeros = strcmp(fault.what, "LOST") == 0 && bytes > 0 ? calloc(1, (size_t)bytes) : NULL;
+    int why = errno;
+
+    if (zeros)
+        (void)!real_pwrite(fd, zeros, (size_t)bytes, last_write[fd].offset);
+    free(zeros);
+    errno = why;
+    return -1;
+}
+
 int fsync(int fd)
 {
     REAL(int, fsync, int);
     const char *path = path_of(fd);
-    return path && refused(FSYNC, path, true) ? -1 : real_fsync(fd);
+    return path && refused(FSYNC, path, true) ? sync_failed(fd) : real_fsync(fd);
 }
 
 int fdatasync(int fd)
 {
     REAL(int, fdatasync, int);
     const char *path = path_of(fd);
-    return path && refused(FDATASYNC, path, true) ? -1 : real_fdatasync(fd);
+    return path && refused(FDATASYNC, path, true) ? sync_failed(fd) : real_fdatasync(fd);
 }
 
 int fallocate(int fd, int mode, off_t offset, off_t bytes)
