@@ -160,11 +160,14 @@ install: $(QUERN)
 	install -D -m 644 -t $(TO)/share/man/man1 $(MAN1)
 	install -D -m 644 -t $(TO)/share/man/man5 $(MAN5)
 	install -D -m 644 -t $(TO)/share/doc/quern README.md LICENSE
+	install -d $(TO)/share/bash-completion/completions
+	$(QUERN) completion bash >$(TO)/share/bash-completion/completions/quern
+	chmod 644 $(TO)/share/bash-completion/completions/quern
 	$(if $(RECIPES),install -D -m 644 -t $(TO)/share/quern/recipes $(RECIPES))
 
 .PHONY: uninstall
 uninstall:
-	rm -f $(TO)/bin/quern $(MAN1:man/%=$(TO)/share/man/man1/%) $(MAN5:man/%=$(TO)/share/man/man5/%)
+	rm -f $(TO)/bin/quern $(TO)/share/bash-completion/completions/quern $(MAN1:man/%=$(TO)/share/man/man1/%) $(MAN5:man/%=$(TO)/share/man/man5/%)
 	rm -rf $(TO)/share/doc/quern $(TO)/share/quern
 
 .PHONY: format

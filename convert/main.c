@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "convert/commands.h"
+#include "convert/completion.h"
 #include "formats/base/log.h"
 #include "formats/base/mem.h"
 #include "formats/base/progress.h"
@@ -77,6 +78,20 @@ done:
     return finish(&e, status);
 }
 
+/* For `make install` and packagers; the list of commands leaves it out. */
+static int print_completion(const char *shell)
+{
+    struct err e = {0};
+
+    if (!shell || strcmp(shell, "bash") != 0)
+        err_set(&e, ERR_USAGE, "completion is for 'bash', not '%s'", shell ? shell : "");
+    else
+        completion_print_bash(commands, COMMAND_COUNT);
+    if (e.code == ERR_NONE && flush_answer(&e))
+        return 0;
+    return finish(&e, 0);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2) {
@@ -95,6 +110,8 @@ int main(int argc, char **argv)
             print_usage(stdout);
         return 0;
     }
+    if (strcmp(argv[1], "completion") == 0)
+        return print_completion(argc > 2 ? argv[2] : NULL);
     const struct command *c = find_command(argv[1]);
     if (!c) {
         fprintf(stderr, "quern: unknown command '%s'\n", argv[1]);

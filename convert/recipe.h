@@ -57,6 +57,8 @@ bool recipe_to(struct recipe *r, const char *to, struct err *e) CHECKED;
 /* Names and one-line descriptions of the built-in recipes, for --help and the manual's test. NULL: past the end. */
 const char *recipe_builtin_name(size_t i);
 const char *recipe_builtin_description(size_t i);
+/* What recipe_to takes, for shell completion; of int4's endings one each. NULL: past the end. */
+const char *recipe_to_name(size_t i);
 
 /* ERR_UNSUPPORTED naming module, width and the groups that fit when a routed expert cannot be packed. */
 bool recipe_choose(const struct recipe *r, struct arena *a, const struct arch *arch, const struct weight *w,

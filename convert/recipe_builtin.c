@@ -97,6 +97,18 @@ static const struct builtin targets[] = {
 
 #define TARGETS_KNOWN "bf16, f16, f32, fp8, fp8-ue8m0, fp8-channel, int4[:g32|g64|g128][:asym][:absmax]"
 
+static const char *const int4_names[] = {"int4", "int4:g32", "int4:g64", "int4:g128", "int4:asym", "int4:absmax"};
+
+const char *recipe_to_name(size_t i)
+{
+    size_t target_count = sizeof targets / sizeof targets[0];
+
+    if (i < target_count)
+        return targets[i].name;
+    i -= target_count;
+    return i < sizeof int4_names / sizeof int4_names[0] ? int4_names[i] : NULL;
+}
+
 /* ":g64:asym" -> the keys of a rule. Each option once. */
 struct int4_options {
     unsigned group; /* 0: not said */

@@ -49,6 +49,7 @@ unit() {
 script layers sh tests/layers.sh
 script unit unit
 script cli sh tests/cli.sh
+script completion bash tests/completion.sh
 script docs sh tests/docs.sh
 
 echo "== all"
