@@ -3,6 +3,7 @@
 #   make                 build/quern            make check           set up, build, run every test
 #   make demo            the main job, shown    make bench           ratios against the machine's limits
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
+#   make deb             a Debian package       make check-deb       installs, runs and removes it (root)
 #   make fuzz T=json     one fuzz target        make t F='json.*'    one area's unit tests
 #   make deps            install what is missing (Debian)            make format, make clean
 #
@@ -47,6 +48,7 @@ OBJ := $(BUILD)/obj/$(KIND)
 
 PACKAGES := zlib libcjson openssl oniguruma
 DEBIAN_PACKAGES := gcc g++ make pkg-config zlib1g-dev libcjson-dev libssl-dev libonig-dev libgtest-dev mandoc
+DEB_PACKAGES := dpkg-dev binutils
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 
 # Evaluated when first used, so that `make deps` may run before pkg-config exists.
@@ -169,6 +171,20 @@ install: $(QUERN)
 uninstall:
 	rm -f $(TO)/bin/quern $(TO)/share/bash-completion/completions/quern $(MAN1:man/%=$(TO)/share/man/man1/%) $(MAN5:man/%=$(TO)/share/man/man5/%)
 	rm -rf $(TO)/share/doc/quern $(TO)/share/quern
+
+DEB = $(BUILD)/quern_$(VERSION)_$(shell dpkg --print-architecture).deb
+
+.PHONY: deb
+deb:
+	@sh tests/deps.sh $(DEBIAN_PACKAGES) $(DEB_PACKAGES)
+	$(AGAIN) $(QUERN)
+	@rm -rf $(BUILD)/deb
+	@$(MAKE) --no-print-directory -s install DESTDIR=$(BUILD)/deb/debian/quern PREFIX=/usr
+	@VERSION=$(VERSION) sh package/deb.sh $(BUILD)/deb $(BUILD)
+
+.PHONY: check-deb
+check-deb: deb
+	@sh tests/package.sh $(DEB)
 
 .PHONY: format
 format:
