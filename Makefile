@@ -2,8 +2,11 @@
 #
 #   make                 build/quern            make check           set up, build, run every test
 #   make demo            the main job, shown    make bench           ratios against the machine's limits
+#   make bench-peers     what bench compares with, by npm
+#   make faults          kills, full and broken disks (minutes)
+#   make deb             a Debian package       make check-deb       install, use and remove it
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
-#   make deb             a Debian package       make check-deb       installs, runs and removes it (root)
+#   make check-oracle    an independent PyTorch reader reads what is written (python3-torch; skips without)
 #   make fuzz T=json     one fuzz target        make t F='json.*'    one area's unit tests
 #   make deps            install what is missing (Debian)            make format, make clean
 #
@@ -13,6 +16,7 @@
 CC       ?= gcc
 CXX      ?= g++
 PREFIX   ?= /usr/local
+PYTHON   ?= $(firstword $(wildcard /usr/bin/python3) python3)
 WERROR   ?= -Werror
 BUILD    := build
 VERSION  := 0.1.0
@@ -48,7 +52,6 @@ OBJ := $(BUILD)/obj/$(KIND)
 
 PACKAGES := zlib libcjson openssl oniguruma
 DEBIAN_PACKAGES := gcc g++ make pkg-config zlib1g-dev libcjson-dev libssl-dev libonig-dev libgtest-dev mandoc
-DEB_PACKAGES := dpkg-dev binutils
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 
 # Evaluated when first used, so that `make deps` may run before pkg-config exists.
@@ -78,6 +81,9 @@ GENERATORS := $(patsubst samples/generate/%.c,$(BIN)/%,$(filter-out $(GENERATE_S
 
 TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(sort $(wildcard tests/*.c))) $(OBJ)/tests/ct.o
 BENCHES := $(patsubst tests/bench/bench_%.c,$(BIN)/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
+
+FAULTS := $(BIN)/faults
+SHIM := $(BUILD)/faults-shim.so
 
 QUERN := $(BIN)/quern
 TEST_BIN := $(BIN)/quern-test
@@ -113,7 +119,7 @@ $(OBJ)/%.o: %.cc Makefile
 
 # What follows starts from a bare machine: first the packages, then a second make that may ask pkg-config.
 # It uses every CPU, unless the caller chose a number.
-AGAIN = +@$(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
+AGAIN = +@$(MAKE) -s $(if $(findstring -j,$(MAKEFLAGS)),,-j$(shell nproc))
 
 .PHONY: deps
 deps:
@@ -121,8 +127,27 @@ deps:
 
 .PHONY: check
 check: deps
-	$(AGAIN) $(QUERN) $(TEST_BIN) $(GENERATORS)
-	@QUERN=$(QUERN) TEST_BIN=$(TEST_BIN) OUT=$(BIN)/check sh tests/check.sh
+	$(AGAIN) $(QUERN) $(TEST_BIN) $(GENERATORS) $(FAULTS) $(SHIM)
+	@QUERN=$(QUERN) TEST_BIN=$(TEST_BIN) FAULTS=$(FAULTS) SHIM=$(SHIM) OUT=$(BIN)/check sh tests/check.sh
+
+# The promise about files, held against kills, full and broken disks: minutes. QUICK=1: a few of each; SEED=N: others.
+.PHONY: faults
+faults: deps
+	$(AGAIN) $(QUERN) $(FAULTS) $(SHIM)
+	$(FAULTS) $(QUERN) $(SHIM) samples/tiny-v3
+
+$(FAULTS): $(OBJ)/tests/faults/faults.o $(OBJ)/tests/faults/scene.o $(LIBRARY_OBJ)
+	$(LINK)
+
+# Loaded into programs of every kind of build, so without a sanitizer of its own.
+$(SHIM): tests/faults/shim.c Makefile
+	@mkdir -p $(@D)
+	@echo "  CC  $@"
+	@$(CC) -std=c17 -D_GNU_SOURCE -O2 -g $(WARN) -shared -fPIC -o $@ $< -ldl
+
+.PHONY: check-oracle
+check-oracle: $(QUERN)
+	@$(PYTHON) tests/oracle/check.py $(QUERN)
 
 .PHONY: demo
 demo: deps
@@ -133,6 +158,12 @@ demo: deps
 bench: deps
 	$(AGAIN) $(QUERN) $(BENCHES) $(GENERATORS)
 	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+
+# llama.cpp's quantizer, which npm's node-llama-cpp carries, for `make bench` to be held against. None of it is kept.
+.PHONY: bench-peers
+bench-peers:
+	@mkdir -p $(BUILD)/peers
+	npm install --prefix $(BUILD)/peers --ignore-scripts --no-save --no-audit --no-fund @node-llama-cpp/linux-x64@3.22.1
 
 # One area's tests while working on it: make t F='json.*'
 .PHONY: t
@@ -162,29 +193,31 @@ install: $(QUERN)
 	install -D -m 644 -t $(TO)/share/man/man1 $(MAN1)
 	install -D -m 644 -t $(TO)/share/man/man5 $(MAN5)
 	install -D -m 644 -t $(TO)/share/doc/quern README.md LICENSE
-	install -d $(TO)/share/bash-completion/completions
-	$(QUERN) completion bash >$(TO)/share/bash-completion/completions/quern
-	chmod 644 $(TO)/share/bash-completion/completions/quern
+	$(QUERN) completion bash >$(BUILD)/quern.bash
+	install -D -m 644 $(BUILD)/quern.bash $(TO)/share/bash-completion/completions/quern
 	$(if $(RECIPES),install -D -m 644 -t $(TO)/share/quern/recipes $(RECIPES))
 
 .PHONY: uninstall
 uninstall:
-	rm -f $(TO)/bin/quern $(TO)/share/bash-completion/completions/quern $(MAN1:man/%=$(TO)/share/man/man1/%) $(MAN5:man/%=$(TO)/share/man/man5/%)
+	rm -f $(TO)/bin/quern $(MAN1:man/%=$(TO)/share/man/man1/%) $(MAN5:man/%=$(TO)/share/man/man5/%)
+	rm -f $(TO)/share/bash-completion/completions/quern
 	rm -rf $(TO)/share/doc/quern $(TO)/share/quern
 
+# A Debian package; all it is made of lies under build/deb. check-deb installs, uses and removes it.
 DEB = $(BUILD)/quern_$(VERSION)_$(shell dpkg --print-architecture).deb
+DEB_PACKAGES := dpkg-dev binutils
 
 .PHONY: deb
-deb:
-	@sh tests/deps.sh $(DEBIAN_PACKAGES) $(DEB_PACKAGES)
+deb: deps
+	@sh tests/deps.sh $(DEB_PACKAGES)
 	$(AGAIN) $(QUERN)
 	@rm -rf $(BUILD)/deb
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(BUILD)/deb/debian/quern PREFIX=/usr
-	@VERSION=$(VERSION) sh package/deb.sh $(BUILD)/deb $(BUILD)
+	@VERSION=$(VERSION) sh tests/deb.sh $(BUILD)/deb $(DEB)
 
 .PHONY: check-deb
 check-deb: deb
-	@sh tests/package.sh $(DEB)
+	@sh tests/deb_check.sh $(DEB) samples/tiny-v3
 
 .PHONY: format
 format:

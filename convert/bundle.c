@@ -13,11 +13,12 @@
 
 /* Not copied: ours, or the source's description of other weights. */
 static const char *const replaced_files[] = {
-    "config.json", "model.safetensors.index.json", "README.md", MANIFEST_NAME, "model.sig", "experts.json",
-    "quantize_config.json", "hf_quant_config.json", "recipe.yaml",
+    "config.json",          "model.safetensors.index.json", "README.md",   MANIFEST_NAME, "model.sig", "experts.json",
+    "quantize_config.json", "hf_quant_config.json",         "recipe.yaml",
 };
 /* Weights in other containers: they would be larger than the bundle and say something else. */
-static const char *const weight_suffixes[] = {".safetensors", ".safetensors" CHECKPOINT_REMOVED_SUFFIX, ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
+static const char *const weight_suffixes[] = {
+    ".safetensors", CHECKPOINT_REMOVED_SUFFIX, ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
 
 static bool ends_with(const char *s, const char *suffix)
 {
@@ -156,7 +157,8 @@ done:
     return ok;
 }
 
-static bool copy_side_files(const struct plan *p, size_t shard_count, struct stage *s, struct file_list *l, struct err *e)
+static bool copy_side_files(const struct plan *p, size_t shard_count, struct stage *s, struct file_list *l,
+                            struct err *e)
 {
     char **names = NULL;
     size_t count = 0;

@@ -71,7 +71,8 @@ void card_write(struct buf *out, const struct plan *p, size_t output, const stru
                a->architecture ? a->architecture : a->model_type, a->layers);
     if (a->experts > 0)
         buf_printf(out, " and %" PRIu64 " routed experts (%" PRIu64 " per token)", a->experts, a->experts_per_token);
-    buf_printf(out, ".\n`quern.json` lists every tensor with its sources, scheme, method and error, and the SHA-256 of every file.\n\n");
+    buf_printf(out, ".\n`quern.json` lists every tensor with its sources, scheme, method and error, and the SHA-256 of "
+                    "every file.\n\n");
     write_table(out, &s);
     buf_puts(out, "\nThe relative error is the Frobenius norm of the change over that of the source's numbers.\n"
                   "It says how closely weights were kept, not how well the model answers.\n");

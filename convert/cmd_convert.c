@@ -6,8 +6,8 @@ static const char *to;
 static const char *recipe_name;
 
 static const struct opt opts[] = {
-    {"to", 0, OPT_STRING, &to, "TYPE",
-     "bf16, f16, f32, fp8, fp8-ue8m0, fp8-channel, or int4[:g32|g64|g128][:asym]", 0, 0},
+    {"to", 0, OPT_STRING, &to, "TYPE", "bf16, f16, f32, fp8, fp8-ue8m0, fp8-channel, or int4[:g32|g64|g128][:asym]", 0,
+     0},
     {"recipe", 'r', OPT_STRING, &recipe_name, "NAME|FILE", "a recipe in place of --to: quern-recipe(5)", 0, 0},
     CONVERSION_OPTS(options),
     {0},

@@ -8,38 +8,14 @@
 #include "convert/plan.h"
 #include "convert/plan_print.h"
 #include "convert/run.h"
+#include "convert/space.h"
 #include "convert/stage.h"
 #include "convert/summary.h"
 #include "formats/base/file.h"
 #include "formats/base/log.h"
 #include "formats/base/progress.h"
+#include "formats/base/units.h"
 #include "formats/engine.h"
-
-/* File systems keep some blocks for themselves, and the index and quern.json grow with the number of tensors. */
-#define SPARE_BYTES (16u << 20)
-#define SPARE_BYTES_PER_WEIGHT 1024u
-
-static uint64_t needed_bytes(const struct plan *p, size_t output)
-{
-    return p->outputs[output].file_bytes + SPARE_BYTES + p->weight_count * SPARE_BYTES_PER_WEIGHT;
-}
-
-/* Outputs on one file system share its room. */
-static bool check_space(const struct plan *p, struct err *e)
-{
-    for (size_t o = 0; o < p->output_count; o++) {
-        uint64_t free_bytes = 0, need = 0;
-        for (size_t k = 0; k < p->output_count; k++)
-            if (path_same_device(p->outputs[o].dir, p->outputs[k].dir))
-                need += needed_bytes(p, k);
-        if (!path_free_bytes(p->outputs[o].dir, &free_bytes, e))
-            return false;
-        if (free_bytes < need)
-            return err_set(e, ERR_IO, "not enough room for '%s': %llu bytes needed, %llu free", p->outputs[o].dir,
-                           (unsigned long long)need, (unsigned long long)free_bytes);
-    }
-    return true;
-}
 
 static void say_line(void *ctx, const char *line)
 {
@@ -109,8 +85,8 @@ static void print_output(const struct plan *p, size_t output, const struct run_r
 
     summary_make(&s, &a, p, o, result);
     summary_print(&s, true);
-    printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text(c->tensor_bytes, in), c->shard_count,
-           c->shard_count == 1 ? "" : "s", o->dir, bytes_text(o->file_bytes, out), o->shard_count,
+    printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text((double)c->tensor_bytes, in), c->shard_count,
+           c->shard_count == 1 ? "" : "s", o->dir, bytes_text((double)o->file_bytes, out), o->shard_count,
            o->shard_count == 1 ? "" : "s");
     arena_release(&a);
 }
@@ -119,7 +95,7 @@ static void print_results(const struct conversion *c, const struct plan *p, cons
 {
     for (size_t o = 0; o < p->output_count; o++) {
         if (c->json)
-            plan_print_json(p, o, &results[o], NULL, NULL);
+            plan_print_json(p, o, &results[o], NULL, NULL, 0);
         else
             print_output(p, o, &results[o]);
     }
@@ -131,18 +107,92 @@ struct work {
     struct stage *stages; /* one per output */
     struct run_result *results;
     struct journal journal;
+    bool found;  /* an earlier run's journal */
+    bool opened; /* and it, or a new one, is ours */
 };
+
+/* A stage holds shards, whole and partial, and what is made anew from them at the end of each run. */
+struct stage_owner {
+    const struct plan_output *output;
+    bool goes_on;
+};
+
+static bool belongs(void *ctx, const char *name)
+{
+    const struct stage_owner *owner = ctx;
+    const struct plan_output *o = owner->output;
+
+    if (strcmp(name, JOURNAL_NAME) == 0 || strcmp(name, STAGE_PUBLISHING) == 0)
+        return true;
+    for (size_t i = 0; i < o->shard_count && owner->goes_on; i++) {
+        size_t bytes = strlen(o->shards[i].name);
+        if (strncmp(name, o->shards[i].name, bytes) == 0 &&
+            (name[bytes] == '\0' || strcmp(name + bytes, FILE_PARTIAL_SUFFIX) == 0))
+            return true;
+    }
+    return false;
+}
+
+/* The first output's stage holds the journal. One that began to move up has it until the end, and another output's
+ * stage has one when it was begun as a first. */
+static bool check_found(struct work *w, size_t output, struct err *e)
+{
+    struct stage *s = &w->stages[output];
+    bool found = path_exists(stage_path(s, JOURNAL_NAME));
+
+    w->found |= found || s->publishing;
+    if (output == 0 ? found || !s->publishing : !found)
+        return true;
+    return err_set(e, ERR_USAGE, "destination '%s' holds an unfinished run of something else; --restart discards it",
+                   s->dst);
+}
+
+/* With --delete-source the stages are the only copy of what these shards held. */
+static bool source_removed(const struct plan *p)
+{
+    for (size_t i = 0; i < p->source->checkpoint.shard_count; i++)
+        if (p->source->checkpoint.shards[i].removed)
+            return true;
+    return false;
+}
 
 static bool open_stages(const struct conversion *c, struct plan *p, struct work *w, struct err *e)
 {
+    if (c->restart && source_removed(p))
+        return err_set(e, ERR_USAGE,
+                       "shards of '%s' are removed, what they held is in the unfinished run alone: no --restart",
+                       p->source->checkpoint.path);
     for (size_t o = 0; o < p->output_count; o++) {
-        if (!stage_open(&w->stages[o], p->outputs[o].dir, p->source->checkpoint.dir, c->force, c->restart, e))
+        bool any = c->force || (o > 0 && w->stages[0].publishing);
+        if (!stage_open(&w->stages[o], p->outputs[o].dir, p->source->checkpoint.dir, any, c->restart, e) ||
+            !check_found(w, o, e))
             return false;
     }
     if (!journal_open(&w->journal, stage_path(&w->stages[0], JOURNAL_NAME), p, w->results, e))
         return err_in(e, "destination '%s'", p->outputs[0].dir);
-    for (size_t o = 0; o < p->output_count && w->journal.jobs_done == 0; o++)
-        if (o > 0 && !stage_clear(&w->stages[o], e)) /* the first holds the journal, and opens its files anew */
+    w->opened = true;
+    for (size_t o = 0; o < p->output_count; o++) {
+        struct stage_owner owner = {.output = &p->outputs[o], .goes_on = w->journal.jobs_done > 0};
+        if (!stage_prune(&w->stages[o], belongs, &owner, e))
+            return false;
+    }
+    return true;
+}
+
+/* The first output's stage holds the journal, and goes last: once its files have begun to move, those of the others
+ * are in place. */
+static bool publish(struct plan *p, struct work *w, const struct bundle_options *bundle, struct err *e)
+{
+    size_t left = w->stages[0].publishing ? 1 : p->output_count;
+
+    for (size_t o = 0; o < left; o++)
+        if (!bundle_write(p, o, &w->results[o], bundle, &w->stages[o], e))
+            return false;
+    for (size_t o = left; o > 0; o--)
+        if (!stage_publish(&w->stages[o - 1], e))
+            return false;
+    for (size_t o = p->output_count; o > 0; o--)
+        if (!stage_finish(&w->stages[o - 1], e))
             return false;
     return true;
 }
@@ -157,21 +207,23 @@ static bool run_and_publish(const struct conversion *c, struct plan *p, struct w
     };
     struct bundle_options bundle = {.base_model = c->base_model};
     struct progress *progress = progress_new("converting", p->read_bytes + p->write_bytes, c->quiet);
-    bool ok = run_plan(p, &options, w->stages, &w->journal, w->results, progress, e);
 
+    for (size_t o = 1; o < p->output_count; o++)
+        w->stages[o].publishing |= w->stages[0].publishing;
+    bool ok = run_plan(p, &options, w->stages, &w->journal, w->results, progress, e);
     progress_end(progress, ok);
-    for (size_t o = 0; o < p->output_count && ok; o++)
-        ok = bundle_write(p, o, &w->results[o], &bundle, &w->stages[o], e);
-    /* The first holds the journal, and goes last. */
-    for (size_t o = p->output_count; o > 0 && ok; o--)
-        ok = stage_publish(&w->stages[o - 1], e);
-    return ok && (!c->delete_source || checkpoint_remove_headers(&p->source->checkpoint, e));
+    return ok && publish(p, w, &bundle, e) &&
+           (!c->delete_source || checkpoint_remove_headers(&p->source->checkpoint, e));
 }
 
-/* Worth going on with: something is done, and it was the system or the user that stopped us, not the input. */
-static bool worth_keeping(const struct work *w, const struct err *e)
+/* Worth going on with: something is done, and it was the system or the user that stopped us, not the input. An earlier
+ * run that we could not even look at is not ours to remove. */
+static bool worth_keeping(const struct plan *p, const struct work *w, const struct err *e)
 {
-    return w->journal.jobs_durable > 0 && (e->code == ERR_IO || e->code == ERR_CANCELLED);
+    if (!w->opened)
+        return w->found;
+    bool not_the_input = (e->code != ERR_FORMAT && e->code != ERR_UNSUPPORTED) || source_removed(p);
+    return w->stages[0].publishing || (w->journal.jobs_durable > 0 && not_the_input);
 }
 
 static bool convert(const struct conversion *c, struct plan *p, struct err *e)
@@ -181,11 +233,11 @@ static bool convert(const struct conversion *c, struct plan *p, struct err *e)
         .results = run_results_new(p),
     };
     bool ok = open_stages(c, p, &w, e) && run_and_publish(c, p, &w, e);
-    bool keep = !ok && (worth_keeping(&w, e) || e->code == ERR_USAGE);
+    bool keep = !ok && worth_keeping(p, &w, e);
 
     if (ok)
         print_results(c, p, w.results);
-    else if (keep && e->code != ERR_USAGE)
+    else if (keep && w.opened)
         log_note("%zu of %zu jobs are safe; the same command goes on from there", w.journal.jobs_durable, p->job_count);
     journal_close(&w.journal);
     for (size_t o = 0; o < p->output_count; o++)
@@ -201,11 +253,11 @@ static bool dry_run(const struct conversion *c, const struct plan *p, const stru
         return false;
     for (size_t o = 0; o < p->output_count; o++) {
         if (c->json)
-            plan_print_json(p, o, NULL, size, &estimate);
+            plan_print_json(p, o, NULL, size, &estimate, space_peak(p, o, c->delete_source));
         else
-            plan_print(p, o, size, &estimate, c->verbose);
+            plan_print(p, o, size, &estimate, space_peak(p, o, c->delete_source), c->verbose);
     }
-    return check_space(p, e);
+    return space_check(p, c->delete_source, e);
 }
 
 /* In words, since what it does cannot be undone; from a script: echo delete | quern ... */
@@ -220,7 +272,7 @@ static bool confirm_delete(const struct plan *p, struct err *e)
     fprintf(stderr,
             "quern: --delete-source removes the %zu shards of '%s' (%s), each as soon as everything made from it is on "
             "disk.\nThis cannot be undone. Type 'delete' to go on: ",
-            c->shard_count, c->path, bytes_text(c->tensor_bytes, bytes));
+            c->shard_count, c->path, bytes_text((double)c->tensor_bytes, bytes));
     signal_interrupts_reads(true);
     if (!fgets(line, sizeof line, stdin))
         line[0] = '\0';
@@ -247,7 +299,7 @@ static bool plan_and_go(const struct conversion *c, const struct plan_options *o
     if (c->dry_run)
         ok = dry_run(c, &p, &size, e);
     else
-        ok = check_space(&p, e) && (!c->delete_source || confirm_delete(&p, e)) && convert(c, &p, e);
+        ok = space_check(&p, c->delete_source, e) && (!c->delete_source || confirm_delete(&p, e)) && convert(c, &p, e);
 done:
     plan_close(&p);
     return ok;
@@ -280,8 +332,14 @@ static bool parse_also(const char *text, recipe_source *find, struct recipe *rec
 static bool check_targets(const struct conversion *c, const struct source *source, const struct plan_options *o,
                           struct err *e)
 {
+    /* A run killed while the first output moved up had the others in place. */
+    bool others_in_place = !c->restart && stage_is_publishing(o->targets[0].dir);
+
     for (size_t i = 0; i < o->target_count; i++) {
-        if (!stage_check(o->targets[i].dir, source->checkpoint.dir, c->force || c->dry_run, e))
+        bool any = c->force || c->dry_run || (i > 0 && others_in_place);
+        if (!c->dry_run)
+            stage_tidy(o->targets[i].dir);
+        if (!stage_check(o->targets[i].dir, source->checkpoint.dir, any, e))
             return false;
         for (size_t k = 0; k < i; k++)
             if (strcmp(o->targets[i].dir, o->targets[k].dir) == 0 || path_same(o->targets[i].dir, o->targets[k].dir))

@@ -10,38 +10,53 @@
 #include "formats/base/err.h"
 #include "formats/base/opt.h"
 
-#define CONVERSION_SHARD_BYTES 5000000000u /* the size the hub's own tools use */
+#define CONVERSION_SHARD_BYTES     5000000000u /* the size the hub's own tools use */
 #define CONVERSION_SHARD_BYTES_MIN 4096u
 
 struct conversion {
     uint64_t threads, memory_bytes, shard_bytes;
-    bool force, restart, dry_run, json, quiet, verbose, keep_shards, hash_source, delete_source, allow_unfused, keep_unknown;
+    bool force, restart, dry_run, json, quiet, verbose, keep_shards, hash_source, delete_source, allow_unfused,
+        keep_unknown;
     const char *base_model;
     struct opt_list also; /* "RECIPE:DIR" */
 };
 
 /* Rows of the option table; v is a static struct conversion. */
-#define CONVERSION_OPTS(v)                                                                                             \
-    {"shard-size", 0, OPT_SIZE, &(v).shard_bytes, "SIZE", "begin a new shard past this size (default 5GB)",           \
-     CONVERSION_SHARD_BYTES_MIN, UINT64_MAX},                                                                          \
-        {"keep-shards", 0, OPT_FLAG, &(v).keep_shards, NULL, "keep the source's shards and their names", 0, 0},        \
-        {"also", 0, OPT_LIST, &(v).also, "RECIPE:DIR", "write another output from the same reading; repeatable", 0, 0},  \
-        {"threads", 't', OPT_U64, &(v).threads, "N", "worker threads (default: one per CPU)", 1, 1024},               \
-        {"memory", 'm', OPT_SIZE, &(v).memory_bytes, "SIZE", "budget for buffers and tables (default: what helps)",   \
-         1, UINT64_MAX},                                                                                               \
-        {"force", 'f', OPT_FLAG, &(v).force, NULL, "replace what is in DST", 0, 0},                                    \
-        {"hash-source", 0, OPT_FLAG, &(v).hash_source, NULL, "record the SHA-256 of every source shard", 0, 0},        \
-        {"delete-source", 0, OPT_FLAG, &(v).delete_source, NULL,                                                      \
-         "remove a source shard once all made from it is on disk; asks", 0, 0},                                        \
+#define CONVERSION_OPTS(v)                                                                                              \
+    {"shard-size",                                                                                                      \
+     0,                                                                                                                 \
+     OPT_SIZE,                                                                                                          \
+     &(v).shard_bytes,                                                                                                  \
+     "SIZE",                                                                                                            \
+     "begin a new shard past this size (default 5GB)",                                                                  \
+     CONVERSION_SHARD_BYTES_MIN,                                                                                        \
+     UINT64_MAX},                                                                                                       \
+        {"keep-shards", 0, OPT_FLAG, &(v).keep_shards, NULL, "keep the source's shards and their names", 0, 0},         \
+        {"also", 0, OPT_LIST, &(v).also, "RECIPE:DIR", "write another output from the same reading; repeatable", 0, 0}, \
+        {"threads", 't', OPT_U64, &(v).threads, "N", "worker threads (default: one per CPU)", 1, 1024},                 \
+        {"memory",  'm', OPT_SIZE, &(v).memory_bytes, "SIZE", "budget for buffers and tables (default: what helps)", 1, \
+         UINT64_MAX},                                                                                                   \
+        {"force", 'f', OPT_FLAG, &(v).force, NULL, "replace what is in DST", 0, 0},                                     \
+        {"hash-source", 0, OPT_FLAG, &(v).hash_source, NULL, "record the SHA-256 of every source shard", 0, 0},         \
+        {"delete-source",                                                                                               \
+         0,                                                                                                             \
+         OPT_FLAG,                                                                                                      \
+         &(v).delete_source,                                                                                            \
+         NULL,                                                                                                          \
+         "remove a source shard once all made from it is on disk; asks",                                                \
+         0,                                                                                                             \
+         0},                                                                                                            \
         {"restart", 0, OPT_FLAG, &(v).restart, NULL, "discard an unfinished run in DST instead of going on with it",    \
-         0, 0},                                                                                                        \
-        {"dry-run", 'n', OPT_FLAG, &(v).dry_run, NULL, "print the plan and write nothing", 0, 0},                      \
-        {"json", 0, OPT_FLAG, &(v).json, NULL, "print the plan or the result as JSON", 0, 0},                          \
-        {"allow-unfused", 0, OPT_FLAG, &(v).allow_unfused, NULL, "accept schemes that split what engines fuse", 0, 0}, \
-        {"keep-unknown", 0, OPT_FLAG, &(v).keep_unknown, NULL, "copy tensors of unknown role as they are", 0, 0},      \
-        {"base-model", 0, OPT_STRING, &(v).base_model, "ID", "name of the source model for the model card", 0, 0},     \
-        {"quiet", 'q', OPT_FLAG, &(v).quiet, NULL, "no progress and no notes", 0, 0},                                  \
-        {"verbose", 'v', OPT_FLAG, &(v).verbose, NULL, "say more", 0, 0}
+         0,         0},                                                                                                 \
+        {"dry-run", 'n', OPT_FLAG, &(v).dry_run, NULL, "print the plan and write nothing", 0, 0},                       \
+        {"json", 0, OPT_FLAG, &(v).json, NULL, "print the plan or the result as JSON", 0, 0},                           \
+        {"allow-unfused", 0, OPT_FLAG, &(v).allow_unfused, NULL, "accept schemes that split what engines fuse", 0, 0},  \
+        {"keep-unknown", 0, OPT_FLAG, &(v).keep_unknown, NULL, "copy tensors of unknown role as they are", 0, 0},       \
+        {"base-model", 0, OPT_STRING, &(v).base_model, "ID", "name of the source model for the model card", 0, 0},      \
+        {"quiet", 'q', OPT_FLAG, &(v).quiet, NULL, "no progress and no notes", 0, 0},                                   \
+    {                                                                                                                   \
+        "verbose", 'v', OPT_FLAG, &(v).verbose, NULL, "say more", 0, 0                                                  \
+    }
 
 typedef bool recipe_source(struct recipe *r, const char *name, struct err *e);
 

@@ -9,10 +9,10 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 
-#define MEASURE_SECONDS 0.25      /* each of: reading, converting, writing, hashing */
+#define MEASURE_SECONDS 0.25 /* each of: reading, converting, writing, hashing */
 #define BLOCK_BYTES     (4u << 20)
 #define WRITE_BYTES_MAX (128u << 20)
-#define PAIRS_MAX       8u        /* kinds of conversion that are measured; a plan has two or three */
+#define PAIRS_MAX       8u /* kinds of conversion that are measured; a plan has two or three */
 
 static double now_seconds(void)
 {
@@ -88,14 +88,14 @@ struct pair {
     struct scheme from, to;
     const struct job *job; /* the largest of its kind */
     size_t output;
-    uint64_t elems;        /* over all jobs */
+    uint64_t elems; /* over all jobs */
 };
 
 static struct pair *find_pair(struct pair *pairs, size_t *count, const struct plan_row *row, size_t output)
 {
     for (size_t i = 0; i < *count; i++)
-        if (scheme_same_storage(&pairs[i].from, &row->weight->stored) && scheme_same_storage(&pairs[i].to, &row->scheme) &&
-            pairs[i].to.method == row->scheme.method)
+        if (scheme_same_storage(&pairs[i].from, &row->weight->stored) &&
+            scheme_same_storage(&pairs[i].to, &row->scheme) && pairs[i].to.method == row->scheme.method)
             return &pairs[i];
     if (*count == PAIRS_MAX)
         return &pairs[PAIRS_MAX - 1];
@@ -160,7 +160,8 @@ static bool measure_pair(const struct plan *p, const struct pair *pair, struct b
     double begin = now_seconds(), spent = 0;
     while (spent < MEASURE_SECONDS / 2) {
         struct err refused = {0}; /* bad numbers are the run's to report: a plan is about headers */
-        if (!transform_run(&t, pair->job->row, pair->job->count, w->rows, &from, &to, room->scratch, &ignored, &refused))
+        if (!transform_run(&t, pair->job->row, pair->job->count, w->rows, &from, &to, room->scratch, &ignored,
+                           &refused))
             return true;
         elems += pair->job->count * w->cols;
         spent = now_seconds() - begin;

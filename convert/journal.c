@@ -24,24 +24,26 @@ static void add_fact(struct buf *out, const char *name, const char *value)
     buf_puts(out, "\n");
 }
 
-static void source_hash(const struct plan *p, char hex[HASH_HEX_BYTES])
+/* A shard that was written anew in place has its size and another time. */
+static void add_source_facts(struct buf *out, const struct checkpoint *c)
 {
-    const struct checkpoint *c = &p->source->checkpoint;
-    struct buf text = {0};
+    char name[32], value[512], hex[HASH_HEX_BYTES];
 
+    hash_hex(c->config, c->config_bytes, hex);
+    add_fact(out, "config.json", hex);
     for (size_t i = 0; i < c->shard_count; i++) {
         const struct shard *s = &c->shards[i];
-        buf_printf(&text, "%s %" PRIu64 " %" PRIu64 " %" PRId64 "\n", s->name, s->bytes, s->data_offset, s->mtime_ns);
+        snprintf(name, sizeof name, "source-%zu", i);
+        snprintf(value, sizeof value, "%s: %" PRIu64 " bytes, modified %" PRId64, s->name, s->bytes, s->mtime_ns);
+        add_fact(out, name, value);
     }
-    buf_add(&text, c->config, c->config_bytes);
-    hash_hex(text.data, text.bytes, hex);
-    buf_release(&text);
 }
 
 /* Headers hold every name, dtype, shape and offset of an output: their hash is the layout's. */
-static void layout_hash(const struct plan_output *o, char hex[HASH_HEX_BYTES])
+static void add_layout_fact(struct buf *out, const char *name, const struct plan_output *o)
 {
     struct hash h = {0};
+    char hex[HASH_HEX_BYTES], value[160];
 
     hash_init(&h);
     for (size_t i = 0; i < o->shard_count; i++) {
@@ -49,25 +51,37 @@ static void layout_hash(const struct plan_output *o, char hex[HASH_HEX_BYTES])
         hash_update(&h, o->shards[i].prefix.data, o->shards[i].prefix.bytes);
     }
     hash_final_hex(&h, hex);
+    snprintf(value, sizeof value, "%zu shards, %" PRIu64 " bytes, headers %s", o->shard_count, o->file_bytes, hex);
+    add_fact(out, name, value);
+}
+
+/* The journal is in the first output's folder, wherever that is moved; the others are found again by their path. */
+static void add_folder_fact(struct buf *out, const char *name, const char *dir)
+{
+    char *real = realpath(dir, NULL);
+
+    add_fact(out, name, real ? real : dir);
+    free(real);
 }
 
 static void write_facts(struct buf *out, const struct plan *p)
 {
-    char hex[HASH_HEX_BYTES], number[32], name[32];
+    char number[32], name[32];
 
     buf_puts(out, MAGIC);
     add_fact(out, "version", QUERN_VERSION);
-    source_hash(p, hex);
-    add_fact(out, "source", hex);
     snprintf(number, sizeof number, "%zu", p->output_count);
     add_fact(out, "outputs", number);
     for (size_t i = 0; i < p->output_count; i++) {
         snprintf(name, sizeof name, "recipe-%zu", i);
         add_fact(out, name, p->outputs[i].recipe->text);
         snprintf(name, sizeof name, "layout-%zu", i);
-        layout_hash(&p->outputs[i], hex);
-        add_fact(out, name, hex);
+        add_layout_fact(out, name, &p->outputs[i]);
+        snprintf(name, sizeof name, "folder-%zu", i);
+        if (i > 0)
+            add_folder_fact(out, name, p->outputs[i].dir);
     }
+    add_source_facts(out, &p->source->checkpoint);
     buf_puts(out, "end\n");
 }
 
@@ -78,19 +92,42 @@ static size_t line_bytes(const char *text)
     return end ? (size_t)(end - text) : strlen(text);
 }
 
-#define FACT_SHOWN 60
+/* Of a value; a shard's name with its size and time fits. */
+#define SHOWN_BYTES  100u
+#define SHOWN_BEFORE 20u /* of a longer one, before the first byte that differs */
+
+static size_t size_min(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Recipes are long: what is shown is where they part. */
+static bool refuse_facts(const char *found, size_t found_bytes, const char *wanted, size_t wanted_bytes, struct err *e)
+{
+    size_t same = 0, name = strlen("fact ");
+
+    while (same < size_min(found_bytes, wanted_bytes) && found[same] == wanted[same])
+        same++;
+    size_t name_bytes = wanted_bytes > name ? strcspn(wanted + name, " \n") : 0;
+    bool one_name = same > name + name_bytes;
+    size_t from = one_name ? name + name_bytes + 1 : 0;
+    if (same > from + SHOWN_BYTES - SHOWN_BEFORE)
+        from = same - SHOWN_BEFORE;
+    return err_set(
+        e, ERR_USAGE,
+        "an unfinished run of something else is here: its %.*s has '%.*s', this one's '%.*s'; --restart discards it",
+        (int)(one_name ? name_bytes : strlen("journal")), one_name ? wanted + name : "journal",
+        (int)size_min(found_bytes - from, SHOWN_BYTES), found + from, (int)size_min(wanted_bytes - from, SHOWN_BYTES),
+        wanted + from);
+}
 
 /* Line by line; the first that differs is named. */
 static bool compare_facts(const char *found, const char *wanted, struct err *e)
 {
     while (*wanted) {
         size_t n = line_bytes(found), k = line_bytes(wanted);
-        if (n != k || memcmp(found, wanted, n) != 0) {
-            int shown_n = n > FACT_SHOWN ? FACT_SHOWN : (int)n, shown_k = k > FACT_SHOWN ? FACT_SHOWN : (int)k;
-            return err_set(e, ERR_USAGE,
-                           "an unfinished run of something else is here: it has %.*s, this one %.*s; --restart discards it",
-                           shown_n, found, shown_k, wanted);
-        }
+        if (n != k || memcmp(found, wanted, n) != 0)
+            return refuse_facts(found, n, wanted, k, e);
         found += n + (found[n] == '\n');
         wanted += k + (wanted[k] == '\n');
     }
@@ -99,7 +136,9 @@ static bool compare_facts(const char *found, const char *wanted, struct err *e)
 
 /* ---- records ---- */
 
-static bool read_job(struct journal *j, const struct plan *p, struct run_result *results, const char *line)
+/* line_end: the numbers must end there, and strtod would read on in the next line. */
+static bool read_job(struct journal *j, const struct plan *p, struct run_result *results, const char *line,
+                     const char *line_end)
 {
     char *end = NULL;
     unsigned long long number = strtoull(line, &end, 10);
@@ -108,12 +147,14 @@ static bool read_job(struct journal *j, const struct plan *p, struct run_result 
         return false;
     for (size_t o = 0; o < p->output_count; o++) {
         struct weight_error one = {0};
+        if (end >= line_end)
+            return false;
         one.error2 = strtod(end, &end);
         one.energy2 = strtod(end, &end);
         one.weights = strtoull(end, &end, 10);
         weight_error_add(&results[o].errors[p->jobs[number].weight], &one);
     }
-    if (*end != '\n')
+    if (end != line_end)
         return false;
     j->jobs_done++;
     return true;
@@ -148,7 +189,7 @@ static bool read_records(struct journal *j, const struct plan *p, struct run_res
                          struct err *e)
 {
     for (const char *line = text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1) {
-        bool ok = strncmp(line, "job ", 4) == 0     ? read_job(j, p, results, line + 4)
+        bool ok = strncmp(line, "job ", 4) == 0      ? read_job(j, p, results, line + 4, end)
                   : strncmp(line, "shard ", 6) == 0  ? read_shard(p, results, line + 6)
                   : strncmp(line, "source ", 7) == 0 ? read_source(p, results, line + 7)
                                                      : false;
@@ -161,29 +202,37 @@ static bool read_records(struct journal *j, const struct plan *p, struct run_res
 
 /* ---- the file ---- */
 
+/* Behind the last whole line, and over what a failed attempt has left there: half a line must not stay. */
 static bool append(struct journal *j, const struct buf *text, struct err *e)
 {
     size_t done = 0;
 
     while (done < text->bytes) {
-        ssize_t n = write(j->fd_plus_1 - 1, text->data + done, text->bytes - done);
+        ssize_t n = pwrite(j->fd_plus_1 - 1, text->data + done, text->bytes - done, (off_t)(j->bytes + done));
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            return err_sys(e, "writing '%s'", j->path);
+            return err_sys(e, "cannot write '%s'", j->path);
         done += (size_t)n;
     }
-    return fdatasync(j->fd_plus_1 - 1) == 0 || err_sys(e, "syncing '%s'", j->path);
+    int result;
+    do
+        result = fdatasync(j->fd_plus_1 - 1);
+    while (result != 0 && errno == EINTR);
+    if (result != 0)
+        return err_sys(e, "cannot sync '%s'", j->path);
+    j->bytes += text->bytes;
+    return true;
 }
 
 /* A kill can leave half a line: what follows must not be glued to it. */
 static bool cut_half_line(struct journal *j, const char *text, size_t bytes, struct err *e)
 {
-    size_t whole = bytes;
-
-    while (whole > 0 && text[whole - 1] != '\n')
-        whole--;
-    return whole == bytes || ftruncate(j->fd_plus_1 - 1, (off_t)whole) == 0 || err_sys(e, "cutting '%s'", j->path);
+    j->bytes = bytes;
+    while (j->bytes > 0 && text[j->bytes - 1] != '\n')
+        j->bytes--;
+    return j->bytes == bytes || ftruncate(j->fd_plus_1 - 1, (off_t)j->bytes) == 0 ||
+           err_sys(e, "cannot cut '%s'", j->path);
 }
 
 static bool facts_complete(const char *text)
@@ -193,10 +242,10 @@ static bool facts_complete(const char *text)
 
 static bool open_file(struct journal *j, bool fresh, struct err *e)
 {
-    int fd = open(j->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | (fresh ? O_TRUNC : 0), 0666);
+    int fd = open(j->path, O_RDWR | O_CREAT | O_CLOEXEC | (fresh ? O_TRUNC : 0), 0666);
 
     if (fd < 0)
-        return err_sys(e, "opening '%s'", j->path);
+        return err_sys(e, "cannot open '%s'", j->path);
     j->fd_plus_1 = fd + 1;
     return true;
 }
@@ -221,6 +270,7 @@ bool journal_open(struct journal *j, const char *path, const struct plan *p, str
         ok = append(j, &facts, e);
     else
         ok = read_records(j, p, results, text + facts.bytes, e) && cut_half_line(j, text, bytes, e);
+    j->found = !fresh;
     j->jobs_durable = j->jobs_done;
 done:
     mem_free(text);
@@ -267,16 +317,4 @@ void journal_close(struct journal *j)
     free(j->path);
     buf_release(&j->pending);
     *j = (struct journal){0};
-}
-
-bool journal_present(const char *path)
-{
-    char *text = NULL;
-    size_t bytes = 0;
-    struct err ignored = {0};
-    bool present = path_exists(path) && file_slurp(path, JOURNAL_BYTES_MAX, &text, &bytes, &ignored) &&
-                   strstr(text, "\njob ") != NULL;
-
-    mem_free(text);
-    return present;
 }

@@ -25,25 +25,26 @@
 #define JOURNAL_NAME "journal"
 
 struct journal {
-    int fd_plus_1; /* 0: closed */
-    char *path;    /* owned */
-    struct buf pending; /* records whose bytes are not yet synced */
+    int fd_plus_1;       /* 0: closed */
+    char *path;          /* owned */
+    uint64_t bytes;      /* whole lines in the file: the next goes behind them, over a half one */
+    bool found;          /* an earlier run's, and gone on with */
+    struct buf pending;  /* records whose bytes are not yet synced */
     size_t jobs_done;    /* jobs 0 .. jobs_done-1 are recorded, or waiting in `pending` */
     size_t jobs_durable; /* of these, on disk */
 };
 
 /* Opens or creates the journal of a plan. A journal that is there must have the same facts: else ERR_USAGE naming
- * the first that differs, with both values. results gets the sums and hashes of what is done. */
+ * the first that differs, with both values. results gets the sums and hashes of what is done. The outputs' folders
+ * must be there. */
 bool journal_open(struct journal *j, const char *path, const struct plan *p, struct run_result *results,
                   struct err *e) CHECKED;
 void journal_job(struct journal *j, const struct plan *p, size_t job, const struct weight_error *per_output);
 void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256);
 void journal_source(struct journal *j, size_t shard, const char *sha256);
-/* Appends what is pending and syncs. The caller has synced the shards before. */
+/* Appends what is pending and syncs. The caller has synced the shards before. After an error, what was pending still
+ * is, and may be tried again. */
 bool journal_flush(struct journal *j, struct err *e) CHECKED;
-/* The run is published: nothing to go on with. */
-void journal_close(struct journal *j);
-/* Whether a stage holds a journal with at least one job done. */
-bool journal_present(const char *path);
+void journal_close(struct journal *j); /* idempotent */
 
 #endif

@@ -36,8 +36,9 @@ static bool refuse_unknown(const struct source *s, struct err *e)
             buf_printf(&names, "%s'%s'", count > 1 ? ", " : "", s->weights.items[i].name);
     }
     if (count > 0)
-        err_set(e, ERR_UNSUPPORTED, "%zu %s no place in this architecture: %s%s; --keep-unknown copies such tensors as they are",
-                count, count == 1 ? "tensor has" : "tensors have", names.data, count > NAMES_LISTED_MAX ? ", ..." : "");
+        err_set(e, ERR_UNSUPPORTED,
+                "%zu %s no place in this architecture: %s%s; --keep-unknown copies such tensors as they are", count,
+                count == 1 ? "tensor has" : "tensors have", names.data, count > NAMES_LISTED_MAX ? ", ..." : "");
     buf_release(&names);
     return count == 0;
 }
@@ -254,7 +255,8 @@ static void measure_job(struct plan *p, const struct job *j)
         p->read_bytes += s[part].bytes;
     for (size_t o = 0; o < p->output_count; o++) {
         const struct plan_row *row = &p->outputs[o].rows[j->weight];
-        struct transform t = {.kernel = kernel_get(), .from = row->weight->stored, .to = row->scheme, .cols = row->weight->cols};
+        struct transform t = {
+            .kernel = kernel_get(), .from = row->weight->stored, .to = row->scheme, .cols = row->weight->cols};
 
         plan_job_out(p, j, o, s);
         for (enum part part = 0; part < PART_COUNT; part++)

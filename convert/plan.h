@@ -73,7 +73,7 @@ struct plan {
     size_t output_count;
     struct job *jobs;
     size_t job_count;
-    uint64_t read_bytes, write_bytes; /* over all jobs: tensor data */
+    uint64_t read_bytes, write_bytes;                      /* over all jobs: tensor data */
     size_t in_bytes_max, out_bytes_max, scratch_bytes_max; /* of one job; buffers and scratch are sized by these */
 };
 
@@ -88,7 +88,7 @@ struct plan_options {
     uint64_t shard_bytes; /* a new shard begins when the next weight would pass this */
     bool keep_shards;     /* the source's shard layout and names */
     bool allow_unfused;
-    bool keep_unknown;    /* tensors of unknown role are copied instead of refused */
+    bool keep_unknown; /* tensors of unknown role are copied instead of refused */
 };
 
 /* The source must stay open as long as the plan. Refused: tensors of unknown role (listed), schemes that split

@@ -14,9 +14,9 @@
 struct place {
     struct tensor *tensor;
     const struct weight *weight;
-    unsigned zone;      /* 0 constants, 1 weights, 2 odd sizes */
-    uint32_t align;     /* zone 2 sorts by it, descending */
-    size_t sequence;    /* then by this */
+    unsigned zone;   /* 0 constants, 1 weights, 2 odd sizes */
+    uint32_t align;  /* zone 2 sorts by it, descending */
+    size_t sequence; /* then by this */
     bool shape_i64;
 };
 
@@ -56,7 +56,9 @@ static struct place *list_places(struct plan_output *o, size_t weight_count, siz
             places[n] = (struct place){
                 .tensor = t,
                 .weight = row->weight,
-                .zone = part == PART_SHAPE ? 0 : odd ? 2 : 1,
+                .zone = part == PART_SHAPE ? 0
+                        : odd              ? 2
+                                           : 1,
                 .align = dtype_get(t->dtype)->align,
                 .sequence = n,
                 .shape_i64 = row->scheme.shape_i64,
@@ -94,19 +96,23 @@ static void set_shard(struct plan_row *row, uint32_t shard)
         row->parts[part].shard = shard;
 }
 
-/* A weight is never split over shards; one larger than the limit has a shard of its own. */
+/* What a shard takes beside its tensors: length, metadata and braces, and the padding of the header at its largest. */
+#define SHARD_BYTES_EMPTY (SAFETENSORS_DATA_ALIGN + 64u)
+
+/* A weight is never split over shards; one larger than the limit has a shard of its own. A row that is left out
+ * takes no bytes, and must not open a shard. */
 static size_t assign_by_size(struct plan_output *o, size_t weight_count, uint64_t shard_bytes)
 {
-    uint64_t used = 0;
+    uint64_t used = SHARD_BYTES_EMPTY;
     size_t header = 0, shard = 0;
 
     for (size_t i = 0; i < weight_count; i++) {
         uint64_t bytes = row_bytes(&o->rows[i]);
         size_t header_bytes = row_header_bytes(&o->rows[i]);
         bool full = used + bytes > shard_bytes || header + header_bytes > SAFETENSORS_HEADER_BYTES_HUB / 2;
-        if (used > 0 && full) {
+        if (full && header > 0 && bytes > 0) {
             shard++;
-            used = 0;
+            used = SHARD_BYTES_EMPTY;
             header = 0;
         }
         set_shard(&o->rows[i], (uint32_t)shard);
@@ -208,8 +214,8 @@ bool plan_layout(struct plan *p, struct plan_output *o, const struct plan_option
 
     if (p->weight_count == 0)
         return err_set(e, ERR_FORMAT, "the checkpoint holds no weights");
-    o->shard_count = options->keep_shards ? assign_like_source(p, o)
-                                          : assign_by_size(o, p->weight_count, options->shard_bytes);
+    o->shard_count =
+        options->keep_shards ? assign_like_source(p, o) : assign_by_size(o, p->weight_count, options->shard_bytes);
     o->shards = arena_array(&p->arena, o->shard_count, sizeof *o->shards);
     name_shards(p, o, options->keep_shards);
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "convert/summary.h"
+#include "formats/base/units.h"
 #include "formats/json.h"
 
 /* Coarsely: the machine's speed drifts more than a finer figure would say. */
@@ -30,14 +31,15 @@ static void print_rows(const struct plan *p, const struct plan_output *o)
             continue;
         printf("%s [%" PRIu64 ", %" PRIu64 "] %s -> %s, shard %u at %" PRIu64 " (%s)\n", row->weight->name,
                row->weight->rows, row->weight->cols, scheme_text(&row->weight->stored, from),
-               scheme_text(&row->scheme, to), row->parts[PART_CODES].shard + 1, row->parts[PART_CODES].offset, row->why);
+               scheme_text(&row->scheme, to), row->parts[PART_CODES].shard + 1, row->parts[PART_CODES].offset,
+               row->why);
     }
     for (size_t i = 0; i < p->drop_count; i++)
         printf("%s left out: %s\n", p->drops[i].name, p->drops[i].why);
 }
 
 void plan_print(const struct plan *p, size_t output, const struct run_size *size, const struct estimate *estimate,
-                bool verbose)
+                uint64_t disk_bytes, bool verbose)
 {
     const struct plan_output *o = &p->outputs[output];
     struct arena a = {0};
@@ -50,12 +52,14 @@ void plan_print(const struct plan *p, size_t output, const struct run_size *size
     if (verbose)
         print_rows(p, o);
     printf("\n");
-    printf("output   %" PRIu64 " bytes (%s) in %zu shard%s\n", o->file_bytes, bytes_text(o->file_bytes, bytes),
+    printf("output   %" PRIu64 " bytes (%s) in %zu shard%s\n", o->file_bytes, bytes_text((double)o->file_bytes, bytes),
            o->shard_count, o->shard_count == 1 ? "" : "s");
-    printf("read     %" PRIu64 " bytes (%s) of the source, once\n", p->read_bytes, bytes_text(p->read_bytes, read));
+    printf("read     %" PRIu64 " bytes (%s) of the source, once\n", p->read_bytes,
+           bytes_text((double)p->read_bytes, read));
     printf("work     %zu jobs on %u thread%s\n", p->job_count, size->threads, size->threads == 1 ? "" : "s");
-    printf("memory   %" PRIu64 " bytes at most (%s)\n", size->total_bytes, bytes_text(size->total_bytes, memory));
-    printf("disk     %s at the peak, in '%s'\n", bytes_text(o->file_bytes, bytes), o->dir);
+    printf("memory   %" PRIu64 " bytes at most (%s)\n", size->total_bytes,
+           bytes_text((double)size->total_bytes, memory));
+    printf("disk     %s at the peak, in '%s'\n", bytes_text((double)disk_bytes, bytes), o->dir);
     printf("time     about %s\n", seconds_text(estimate->seconds, time));
     arena_release(&a);
 }
@@ -94,7 +98,7 @@ static void put_shards(struct json_writer *w, const struct plan_output *o, const
 }
 
 void plan_print_json(const struct plan *p, size_t output, const struct run_result *result, const struct run_size *size,
-                     const struct estimate *estimate)
+                     const struct estimate *estimate, uint64_t disk_bytes)
 {
     const struct plan_output *o = &p->outputs[output];
     struct arena a = {0};
@@ -114,8 +118,10 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
         json_put_u64(&w, "threads", size->threads);
         json_put_u64(&w, "memory_bytes", size->total_bytes);
     }
-    if (estimate)
+    if (estimate) {
+        json_put_u64(&w, "disk_bytes", disk_bytes);
         json_put_double(&w, "seconds", estimate->seconds);
+    }
     json_begin_array(&w, "rows");
     for (size_t i = 0; i < s.row_count; i++)
         put_row(&w, &s.rows[i], result != NULL);

@@ -8,11 +8,11 @@
 #include "convert/plan.h"
 #include "convert/run.h"
 
-/* verbose: every row. All to stdout. */
+/* disk_bytes: at the peak, as space.h counts it. verbose: every row. All to stdout. */
 void plan_print(const struct plan *p, size_t output, const struct run_size *size, const struct estimate *estimate,
-                bool verbose);
+                uint64_t disk_bytes, bool verbose);
 /* size and estimate, or result, may be NULL. */
 void plan_print_json(const struct plan *p, size_t output, const struct run_result *result, const struct run_size *size,
-                     const struct estimate *estimate);
+                     const struct estimate *estimate, uint64_t disk_bytes);
 
 #endif

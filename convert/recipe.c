@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/base/file.h"
+#include "formats/base/gzip.h"
 
 /* Recipes are written by hand; a hundred rules are many. */
 #define RECIPE_BYTES_MAX   (1u << 20)
@@ -624,7 +624,7 @@ static bool load_file(struct recipe *r, const char *path, struct err *e)
     size_t bytes = 0;
 
     *r = (struct recipe){0};
-    bool ok = file_slurp(path, RECIPE_BYTES_MAX, &text, &bytes, e) && parse(r, name, text, bytes, e);
+    bool ok = gzip_slurp(path, RECIPE_BYTES_MAX, &text, &bytes, e) && parse(r, name, text, bytes, e);
     mem_free(text);
     mem_free(name);
     return ok || err_in(e, "recipe '%s'", path);

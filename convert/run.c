@@ -29,8 +29,10 @@ bool run_finish_shard(struct line *l, size_t output, uint32_t shard, struct err 
 {
     struct shard_file *f = &l->files[output][shard];
 
-    if (!shard_file_commit(f, e))
+    if (!shard_file_commit(f, e)) {
+        l->sync_failed = true;
         return false;
+    }
     memcpy(l->results[output].sha256[shard], f->sha256, HASH_HEX_BYTES);
     journal_shard(l->journal, output, shard, f->sha256);
     return true;
@@ -49,8 +51,10 @@ bool run_sync(struct line *l, struct err *e)
 {
     for (size_t o = 0; o < l->plan->output_count; o++)
         for (size_t s = 0; s < l->plan->outputs[o].shard_count; s++)
-            if (!shard_file_sync(&l->files[o][s], e))
+            if (!shard_file_sync(&l->files[o][s], e)) {
+                l->sync_failed = true;
                 return false;
+            }
     l->unsynced_bytes = 0;
     record_source_hashes(l);
     return journal_flush(l->journal, e) && run_source_remove(&l->source, l->journal->jobs_durable, e);
@@ -61,7 +65,8 @@ bool run_sync(struct line *l, struct err *e)
 bool run_size(const struct plan *p, const struct run_options *o, struct run_size *size, struct err *e)
 {
     unsigned threads = o->threads > 0 ? o->threads : pool_cpu_count();
-    uint64_t tables = p->arena.used_bytes + p->source->checkpoint.arena.used_bytes + p->source->weights.arena.used_bytes;
+    uint64_t tables =
+        p->arena.used_bytes + p->source->checkpoint.arena.used_bytes + p->source->weights.arena.used_bytes;
     uint64_t fixed = FIXED_BYTES + tables;
     uint64_t slot = p->in_bytes_max + p->out_bytes_max;
     uint64_t least = fixed + p->scratch_bytes_max + slot;
@@ -156,12 +161,13 @@ struct run_result *run_results_new(struct plan *p)
     return results;
 }
 
-/* What is whole stays; its records are worth a last sync, whatever stopped the run. */
+/* What is whole stays; its records are worth a last sync, whatever stopped the run. But not after a failed one: Linux
+ * reports a lost page once, and calls the next sync a success. */
 static void save_state(struct line *l)
 {
     struct err ignored = {0};
 
-    if (!run_sync(l, &ignored))
+    if (!l->sync_failed && !run_sync(l, &ignored))
         log_verbose("the journal could not be brought up to date: %s", ignored.text);
 }
 

@@ -24,8 +24,8 @@ struct run_options {
 
 /* What the run learnt about one output. */
 struct run_result {
-    struct weight_error *errors;    /* one per row */
-    char (*sha256)[HASH_HEX_BYTES]; /* one per shard */
+    struct weight_error *errors;           /* one per row */
+    char (*sha256)[HASH_HEX_BYTES];        /* one per shard */
     char (*source_sha256)[HASH_HEX_BYTES]; /* one per source shard, "" when not known; all outputs share it */
 };
 

@@ -19,8 +19,8 @@
 struct slot {
     uint8_t *in, *out;
     struct slices from;
-    struct slices *to;            /* one per output */
-    struct weight_error *errors;  /* one per output */
+    struct slices *to;           /* one per output */
+    struct weight_error *errors; /* one per output */
 };
 
 struct line {
@@ -33,8 +33,9 @@ struct line {
     uint8_t **scratch;         /* one per worker */
     struct shard_file **files; /* [output][shard] */
     struct journal *journal;
-    struct run_source source;  /* the hasher's */
-    uint64_t unsynced_bytes;   /* hashed since the journal was last flushed */
+    struct run_source source; /* the hasher's */
+    uint64_t unsynced_bytes;  /* hashed since the journal was last flushed */
+    bool sync_failed;         /* what was written may be lost, and a second sync would not say so */
 
     pthread_mutex_t lock;
     pthread_cond_t moved;

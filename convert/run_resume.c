@@ -7,6 +7,7 @@
 
 #include "convert/run_private.h"
 #include "formats/base/log.h"
+#include "formats/base/progress.h"
 
 static bool has_bytes(const char *path, uint64_t bytes)
 {
@@ -25,12 +26,12 @@ static bool find_whole(struct line *l, size_t output, size_t shard, struct err *
     struct stage *stage = &l->stages[output];
 
     if (has_bytes(stage_path(stage, s->name), s->bytes) ||
-        has_bytes(path_join(&stage->arena, stage->dst, s->name), s->bytes)) {
+        (stage->publishing && has_bytes(path_join(&stage->arena, stage->dst, s->name), s->bytes))) {
         l->files[output][shard].done = true;
         return true;
     }
-    return err_set(e, ERR_FORMAT, "shard '%s' is whole by the journal, and not there with its %llu bytes; --restart begins anew",
-                   s->name, (unsigned long long)s->bytes);
+    return err_set(e, ERR_IO, "'%s' is whole by the journal, and not there with its %llu bytes; --restart begins anew",
+                   stage_path(stage, s->name), (unsigned long long)s->bytes);
 }
 
 /* Named, but killed before the journal knew: back to the name it is continued under. */
@@ -101,9 +102,12 @@ bool run_resume(struct line *l, struct err *e)
     log_note("going on with an unfinished run: %zu of %zu jobs are done", done, l->plan->job_count);
     if (!settle_shards(l, e))
         return false;
-    for (size_t j = 0; j < done; j++)
+    for (size_t j = 0; j < done; j++) {
+        if (signal_cancelled())
+            return err_set(e, ERR_CANCELLED, "interrupted");
         if (!replay_job(l, j, e))
-            return err_in(e, "resuming");
+            return err_in(e, "going on with an unfinished run");
+    }
     l->read = l->taken = l->written = l->hashed = done;
     return true;
 }

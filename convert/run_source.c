@@ -5,7 +5,7 @@
 
 #define BLOCK_BYTES (1u << 20)
 
-/* Bytes of a shard that no job reads: its header, dropped tensors, weight_shape. */
+/* Bytes of a shard that do not come from jobs: its header, scales, dropped tensors. */
 struct source_gap {
     uint32_t shard;
     uint64_t offset, bytes;
@@ -20,16 +20,15 @@ static int compare_gaps(const void *left, const void *right)
     return a->offset < b->offset ? -1 : a->offset > b->offset;
 }
 
+/* Jobs bring the codes in file order. Published files have their scales in front of all codes: taken from the jobs,
+ * everything between would wait for the last of them. They are small and read once more, as gaps. */
 static void mark_read(const struct plan *p, bool *is_read)
 {
-    for (size_t i = 0; i < p->weight_count; i++)
-        for (enum part part = 0; part < PART_COUNT; part++) {
-            const struct tensor *t = p->weights[i]->parts[part];
-            /* One scale of a whole matrix is read by every job of it: taken once, as a gap. */
-            bool once = part != PART_SHAPE && !(part == PART_SCALE && p->weights[i]->stored.kind == SCHEME_FP8_TENSOR);
-            if (t && once && p->weights[i]->rows > 0)
-                is_read[t - p->source->checkpoint.tensors] = true;
-        }
+    for (size_t i = 0; i < p->weight_count; i++) {
+        const struct tensor *t = p->weights[i]->parts[PART_CODES];
+        if (t && p->weights[i]->rows > 0)
+            is_read[t - p->source->checkpoint.tensors] = true;
+    }
 }
 
 static void list_gaps(struct run_source *s)
@@ -43,7 +42,8 @@ static void list_gaps(struct run_source *s)
         s->gaps[s->gap_count++] = (struct source_gap){.shard = i, .bytes = c->shards[i].data_offset};
     for (size_t i = 0; i < c->tensor_count; i++)
         if (!is_read[i] && c->tensors[i].bytes > 0)
-            s->gaps[s->gap_count++] = (struct source_gap){c->tensors[i].shard, c->tensors[i].offset, c->tensors[i].bytes};
+            s->gaps[s->gap_count++] =
+                (struct source_gap){c->tensors[i].shard, c->tensors[i].offset, c->tensors[i].bytes};
     qsort(s->gaps, s->gap_count, sizeof *s->gaps, compare_gaps);
     s->next_gap = mem_alloc(c->shard_count * sizeof *s->next_gap);
     for (size_t i = s->gap_count; i > 0; i--)
@@ -134,19 +134,12 @@ static bool hash_piece(struct run_source *s, const struct plan_slice *in, const 
 
 bool run_source_hash(struct run_source *s, size_t job, const struct slices *in, struct err *e)
 {
-    const struct plan *p = s->plan;
-    const struct weight *w = p->weights[p->jobs[job].weight];
     struct plan_slice slices[PART_COUNT];
 
     if (!s->hash)
         return true;
-    plan_job_in(p, &p->jobs[job], slices);
-    for (enum part part = 0; part < PART_COUNT; part++) {
-        bool once = !(part == PART_SCALE && w->stored.kind == SCHEME_FP8_TENSOR);
-        if (slices[part].tensor && once && !hash_piece(s, &slices[part], in->part[part], e))
-            return false;
-    }
-    return true;
+    plan_job_in(s->plan, &s->plan->jobs[job], slices);
+    return !slices[PART_CODES].tensor || hash_piece(s, &slices[PART_CODES], in->part[PART_CODES], e);
 }
 
 bool run_source_remove(struct run_source *s, size_t durable, struct err *e)

@@ -15,18 +15,19 @@
 struct run_source {
     const struct plan *plan;
     bool hash, remove;
-    size_t *last_job;            /* per shard: number of the last job that reads it, plus one; 0: none does */
-    struct stream_hash *hashes;  /* per shard */
-    struct source_gap *gaps;     /* what no job reads, by shard and offset */
+    size_t *last_job;           /* per shard: number of the last job that reads it, plus one; 0: none does */
+    struct stream_hash *hashes; /* per shard */
+    struct source_gap *gaps;    /* what is not codes, by shard and offset */
     size_t gap_count;
-    size_t *next_gap;            /* per shard: index into gaps */
-    bool *recorded;              /* per shard: the journal has its hash */
-    uint8_t *block;              /* for reading gaps */
+    size_t *next_gap;               /* per shard: index into gaps */
+    bool *recorded;                 /* per shard: the journal has its hash */
+    uint8_t *block;                 /* for reading gaps */
     char (*sha256)[HASH_HEX_BYTES]; /* per shard; borrowed; "" until known */
 };
 
 /* sha256: [shard_count], filled as shards end; those already known (a resumed run) are left alone. */
-void run_source_init(struct run_source *s, const struct plan *p, bool hash, bool remove, char (*sha256)[HASH_HEX_BYTES]);
+void run_source_init(struct run_source *s, const struct plan *p, bool hash, bool remove,
+                     char (*sha256)[HASH_HEX_BYTES]);
 /* The pieces of a job, after they were read; one thread, jobs in order. */
 bool run_source_hash(struct run_source *s, size_t job, const struct slices *in, struct err *e) CHECKED;
 /* Jobs before `durable` are safe on disk: removes the shards that only they read. */

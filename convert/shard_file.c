@@ -5,7 +5,6 @@
 bool shard_file_open(struct shard_file *s, const char *path, uint64_t bytes, const void *prefix, size_t prefix_bytes,
                      bool resume, struct err *e)
 {
-    *s = (struct shard_file){0};
     if (!output_open(&s->file, path, bytes, resume, e))
         return false;
     s->open = true;

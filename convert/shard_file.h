@@ -23,7 +23,8 @@ struct shard_file {
     char sha256[HASH_HEX_BYTES];
 };
 
-/* Creates the file with its first bytes; resume: what an earlier run left in it stays. A shard file that is released
+/* Creates the file with its first bytes; resume: what an earlier run left in it stays. s is zero; what is the hasher's
+ * is not touched, as the hasher may look at it now. A shard file that is released
  * before its commit leaves its partial file: the stage it stands in is kept for a resume, or removed whole. */
 bool shard_file_open(struct shard_file *s, const char *path, uint64_t bytes, const void *prefix, size_t prefix_bytes,
                      bool resume, struct err *e) CHECKED;

@@ -5,27 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include "convert/journal.h"
+#include "convert/stage_private.h"
 #include "formats/base/file.h"
 #include "formats/base/log.h"
-#include "formats/checkpoint.h"
-#include "formats/json.h"
 
-/* These make a folder a model: they go last, in this order, and leave first. */
-static const char *const model_files[] = {"quern.json", "model.safetensors.index.json", "config.json"};
-#define MODEL_FILE_COUNT (sizeof model_files / sizeof model_files[0])
-
-static bool is_model_file(const char *name)
-{
-    for (size_t i = 0; i < MODEL_FILE_COUNT; i++)
-        if (strcmp(name, model_files[i]) == 0)
-            return true;
-    return false;
-}
-
-/* Anything but an earlier run's stage. */
+/* Anything but a run's own folders. */
 static bool has_content(const char *dst, struct arena *a, bool *content, struct err *e)
 {
     char **names = NULL;
@@ -35,15 +22,19 @@ static bool has_content(const char *dst, struct arena *a, bool *content, struct 
     if (!dir_list(dst, a, &names, &count, e))
         return false;
     for (size_t i = 0; i < count; i++)
-        if (strcmp(names[i], STAGE_FOLDER) != 0 && strcmp(names[i], "lost+found") != 0)
+        if (strcmp(names[i], STAGE_FOLDER) != 0 && strcmp(names[i], STAGE_PUBLISHED) != 0 &&
+            strcmp(names[i], "lost+found") != 0)
             *content = true;
     return true;
 }
 
-/* A run was killed while its files moved up: the content is its own. */
-static bool is_publishing(const char *dst, struct arena *a)
+bool stage_is_publishing(const char *dst)
 {
-    return path_exists(path_join(a, path_join(a, dst, STAGE_FOLDER), STAGE_PUBLISHING));
+    struct arena a = {0};
+    bool is = path_exists(path_join(&a, path_join(&a, dst, STAGE_FOLDER), STAGE_PUBLISHING));
+
+    arena_release(&a);
+    return is;
 }
 
 bool stage_check(const char *dst, const char *source_dir, bool force, struct err *e)
@@ -62,7 +53,7 @@ bool stage_check(const char *dst, const char *source_dir, bool force, struct err
     }
     if (path_exists(dst) && !has_content(dst, &a, &content, e))
         goto done;
-    if (content && !force && !is_publishing(dst, &a)) {
+    if (content && !force && !stage_is_publishing(dst)) {
         err_set(e, ERR_USAGE, "destination '%s' is not empty; --force replaces what is there", dst);
         goto done;
     }
@@ -72,21 +63,63 @@ done:
     return ok;
 }
 
+void stage_tidy(const char *dst)
+{
+    struct arena a = {0};
+    struct err ignored = {0};
+
+    if (path_is_dir(dst) && !dir_remove_tree(path_join(&a, dst, STAGE_PUBLISHED), &ignored))
+        log_warn("'%s' is whole, but its '%s' could not be removed: %s", dst, STAGE_PUBLISHED, ignored.text);
+    arena_release(&a);
+}
+
+uint64_t stage_held_bytes(const char *dst)
+{
+    struct arena a = {0};
+    const char *dir = path_join(&a, dst, STAGE_FOLDER);
+    struct err ignored = {0};
+    char **names = NULL;
+    size_t count = 0;
+    uint64_t bytes = 0;
+
+    if (!path_is_dir(dir) || !dir_list(dir, &a, &names, &count, &ignored))
+        count = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct stat st;
+        if (lstat(path_join(&a, dir, names[i]), &st) == 0)
+            bytes += (uint64_t)st.st_blocks * 512; /* the unit of st_blocks, whatever the file system's */
+    }
+    arena_release(&a);
+    return bytes;
+}
+
 /* A folder can be locked through a descriptor of itself; the lock goes with the process. */
 static bool lock_dst(struct stage *s, struct err *e)
 {
+    struct stat held, named;
     int fd = open(s->dst, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
     if (fd < 0)
-        return err_sys(e, "opening '%s'", s->dst);
+        return err_sys(e, "cannot open the folder '%s'", s->dst);
     s->lock_fd_plus_1 = fd + 1;
     if (flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
         return err_set(e, ERR_IO, "destination '%s' is being written by another run", s->dst);
-    return true; /* file systems without locks: go on */
+    /* File systems without locks: go on. But a run that failed may have removed the folder behind our open. */
+    if (fstat(fd, &held) != 0 || stat(s->dst, &named) != 0 || held.st_ino != named.st_ino ||
+        held.st_dev != named.st_dev)
+        return err_set(e, ERR_IO, "destination '%s' is being written by another run", s->dst);
+    return true;
 }
 
-bool stage_clear(struct stage *s, struct err *e)
+static bool begin_stage(struct stage *s, bool restart, struct err *e)
 {
+    stage_tidy(s->dst);
+    s->publishing = stage_is_publishing(s->dst);
+    if (!restart)
+        return dir_make(s->dir, e);
+    if (s->publishing && !stage_take_back(s, e))
+        return false;
+    s->publishing = false;
     return dir_remove_tree(s->dir, e) && dir_make(s->dir, e);
 }
 
@@ -98,13 +131,26 @@ bool stage_open(struct stage *s, const char *dst, const char *source_dir, bool f
     s->dst = arena_strdup(&s->arena, dst);
     s->dir = path_join(&s->arena, dst, STAGE_FOLDER);
     s->made_dst = !path_exists(dst);
-    if (dir_make(s->dst, e) && lock_dst(s, e)) {
+    if (dir_make(s->dst, e) && lock_dst(s, e) && begin_stage(s, restart, e)) {
         s->open = true;
-        if (restart ? stage_clear(s, e) : dir_make(s->dir, e))
-            return true;
+        return true;
     }
     stage_release(s, false);
     return false;
+}
+
+bool stage_prune(struct stage *s, stage_belongs *belongs, void *ctx, struct err *e)
+{
+    struct arena a = {0};
+    char **names = NULL;
+    size_t count = 0;
+    bool ok = dir_list(s->dir, &a, &names, &count, e);
+
+    for (size_t i = 0; i < count && ok; i++)
+        if (!belongs(ctx, names[i]))
+            ok = dir_remove_tree(path_join(&a, s->dir, names[i]), e);
+    arena_release(&a);
+    return ok;
 }
 
 char *stage_path(struct stage *s, const char *name)
@@ -112,79 +158,14 @@ char *stage_path(struct stage *s, const char *name)
     return path_join(&s->arena, s->dir, name);
 }
 
-static bool remove_file(const char *path, struct err *e)
+bool stage_finish(struct stage *s, struct err *e)
 {
-    return unlink(path) == 0 || errno == ENOENT || err_sys(e, "removing '%s'", path);
-}
+    const char *published = path_join(&s->arena, s->dst, STAGE_PUBLISHED);
 
-static bool move_up(struct stage *s, const char *name, struct err *e)
-{
-    const char *from = stage_path(s, name);
-    const char *to = path_join(&s->arena, s->dst, name);
-
-    return rename(from, to) == 0 || err_sys(e, "renaming '%s' to '%s'", from, to);
-}
-
-/* Files of the bundle that stood here before: named by its index, never guessed. */
-static bool remove_old_shards(struct stage *s, struct err *e)
-{
-    const char *index = path_join(&s->arena, s->dst, "model.safetensors.index.json");
-    struct json_doc d = {0};
-    struct err ignored = {0};
-    bool ok = true;
-
-    if (!path_exists(index))
-        return remove_file(path_join(&s->arena, s->dst, "model.safetensors"), e);
-    if (!json_load(&d, index, CHECKPOINT_INDEX_BYTES_MAX, JSON_STRICT, &ignored))
-        return true; /* not an index we understand: nothing is removed on its word */
-    const struct json *map = json_get(d.root, "weight_map");
-    for (const struct json *m = map ? json_first(map) : NULL; m && ok; m = json_next(m)) {
-        const char *name = json_string(m);
-        if (name && !strchr(name, '/') && strstr(name, ".safetensors"))
-            ok = remove_file(path_join(&s->arena, s->dst, name), e);
-    }
-    json_release(&d);
-    return ok;
-}
-
-static bool remove_old_bundle(struct stage *s, struct err *e)
-{
-    bool ok = remove_old_shards(s, e);
-
-    for (size_t i = MODEL_FILE_COUNT; i > 0 && ok; i--)
-        ok = remove_file(path_join(&s->arena, s->dst, model_files[i - 1]), e);
-    return ok;
-}
-
-static bool stays_in_stage(const char *name)
-{
-    return strcmp(name, STAGE_PUBLISHING) == 0 || strcmp(name, JOURNAL_NAME) == 0;
-}
-
-static bool move_all(struct stage *s, char *const *names, size_t count, struct err *e)
-{
-    for (size_t i = 0; i < count; i++)
-        if (!is_model_file(names[i]) && !stays_in_stage(names[i]) && !move_up(s, names[i], e))
-            return false;
-    for (size_t i = 0; i < MODEL_FILE_COUNT; i++)
-        if (path_exists(stage_path(s, model_files[i])) && !move_up(s, model_files[i], e))
-            return false;
-    return dir_sync(s->dst, e);
-}
-
-bool stage_publish(struct stage *s, struct err *e)
-{
-    char **names = NULL;
-    size_t count = 0;
-
-    if (!path_exists(stage_path(s, STAGE_PUBLISHING)) &&
-        (!remove_old_bundle(s, e) || !file_write_whole(stage_path(s, STAGE_PUBLISHING), "", 0, e)))
-        return false;
-    if (!dir_list(s->dir, &s->arena, &names, &count, e) || !move_all(s, names, count, e))
-        return false;
-    if (!dir_remove_tree(s->dir, e))
-        return false;
+    if (rename(s->dir, published) != 0)
+        return err_sys(e, "cannot rename '%s' to '%s'", s->dir, published);
     s->open = false;
+    stage_tidy(s->dst);
     return dir_sync(s->dst, e);
 }
 
@@ -192,6 +173,8 @@ void stage_release(struct stage *s, bool keep)
 {
     struct err ignored = {0};
 
+    if (s->open && dir_is_empty(s->dir))
+        keep = false;
     if (s->open && !keep && !dir_remove_tree(s->dir, &ignored))
         log_warn("%s", ignored.text);
     if (s->made_dst && !keep)

@@ -7,13 +7,17 @@
 #define CONVERT_STAGE_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "formats/base/err.h"
 #include "formats/base/mem.h"
 
 #define STAGE_FOLDER ".quern-partial"
-/* In the stage while files move up: the old bundle is gone already, and DST's content is ours. */
+/* In the stage while files move up: DST's content is this run's from here on. It names what goes and what comes, so
+ * that a run that goes on after a kill removes neither more nor less. */
 #define STAGE_PUBLISHING "publishing"
+/* What the stage is called once everything is in place: one rename, and nobody takes it for an unfinished run. */
+#define STAGE_PUBLISHED ".quern-published"
 
 struct stage {
     struct arena arena;
@@ -21,22 +25,32 @@ struct stage {
     const char *dir; /* the folder to write into */
     bool made_dst;   /* DST was not there before */
     bool open;
+    bool publishing;    /* files have begun to move up, in this run or the one before */
     int lock_fd_plus_1; /* on DST: two runs into one folder would eat each other's stage */
 };
 
-/* Refused: DST = source, a DST with anything in it unless `force` or an unfinished run is in it, a DST that is no
- * folder, a DST that another run is writing. Makes both folders. What an earlier run left in the stage stays, unless
- * `restart`: the journal says what it is worth. */
-bool stage_open(struct stage *s, const char *dst, const char *source_dir, bool force, bool restart, struct err *e) CHECKED;
-/* Removes what is in the stage. */
-bool stage_clear(struct stage *s, struct err *e) CHECKED;
+/* Refused: DST = source, a DST with anything in it unless `force` or a run that was killed while its files moved up is
+ * in it, a DST that is no folder, a DST that another run is writing. Makes both folders. What an earlier run left in
+ * the stage stays, unless `restart`: the journal says what it is worth. */
+bool stage_open(struct stage *s, const char *dst, const char *source_dir, bool force, bool restart,
+                struct err *e) CHECKED;
+/* Removes from the stage what does not belong there by the caller's word. */
+typedef bool stage_belongs(void *ctx, const char *name);
+bool stage_prune(struct stage *s, stage_belongs *belongs, void *ctx, struct err *e) CHECKED;
 /* Checks only what stage_open would refuse before it makes anything. */
 bool stage_check(const char *dst, const char *source_dir, bool force, struct err *e) CHECKED;
+bool stage_is_publishing(const char *dst);
+/* Removes what a finished run had no time to remove. */
+void stage_tidy(const char *dst);
+/* Room that an unfinished run's files in DST take already. */
+uint64_t stage_held_bytes(const char *dst);
 char *stage_path(struct stage *s, const char *name); /* of a file in the stage; in its arena */
-/* Moves everything up and removes the stage. With force, the shards that an older bundle's index names and that
- * the new one does not replace are removed first. */
+/* Moves everything up but the journal; the stage stays. The shards that an older bundle's index names, and that the
+ * new one does not replace, are removed first. */
 bool stage_publish(struct stage *s, struct err *e) CHECKED;
-/* Not published: removes the stage (and DST, if stage_open made it), unless `keep`. */
+/* Published: removes the stage. */
+bool stage_finish(struct stage *s, struct err *e) CHECKED;
+/* Not finished: removes the stage (and DST, if stage_open made it), unless `keep`. */
 void stage_release(struct stage *s, bool keep);
 
 #endif

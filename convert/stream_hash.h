@@ -19,8 +19,8 @@
 /* Zero has begun nothing. */
 struct stream_hash {
     struct hash hash;
-    uint64_t hashed; /* bytes from the start that are in the hash */
-    uint64_t given;  /* bytes put, in whatever order */
+    uint64_t hashed;           /* bytes from the start that are in the hash */
+    uint64_t given;            /* bytes put, in whatever order */
     struct stash_piece *stash; /* sorted by offset */
     size_t stash_count, stash_room;
     uint64_t stash_bytes;

@@ -3,23 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *bytes_text(uint64_t bytes, char text[BYTES_TEXT])
-{
-    static const char *const units[] = {"kB", "MB", "GB", "TB", "PB"};
-    double x = (double)bytes / 1000;
-    size_t unit = 0;
-
-    if (bytes < 1000) {
-        snprintf(text, BYTES_TEXT, "%u B", (unsigned)bytes);
-        return text;
-    }
-    while (x >= 999.5 && unit + 1 < sizeof units / sizeof units[0]) {
-        x /= 1000;
-        unit++;
-    }
-    snprintf(text, BYTES_TEXT, x < 9.995 ? "%.2f %s" : x < 99.95 ? "%.1f %s" : "%.0f %s", x, units[unit]);
-    return text;
-}
+#include "formats/base/units.h"
 
 static struct summary_row *find_row(struct summary *s, const char *group, const char *from, const char *to)
 {
@@ -94,7 +78,7 @@ void summary_print(const struct summary *s, bool with_error)
         const struct summary_row *r = &s->rows[i];
         char in[BYTES_TEXT], out[BYTES_TEXT];
         printf("%-14s %-20s %-20s %7llu %9s %9s", r->group, r->from, r->to, (unsigned long long)r->weight_count,
-               bytes_text(r->in_bytes, in), bytes_text(r->out_bytes, out));
+               bytes_text((double)r->in_bytes, in), bytes_text((double)r->out_bytes, out));
         if (with_error && r->quantized)
             printf("  %.5f", weight_error_relative(&r->error));
         printf("\n");

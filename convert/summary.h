@@ -30,8 +30,5 @@ void summary_make(struct summary *s, struct arena *a, const struct plan *p, cons
                   const struct run_result *result);
 /* Text table to stdout. */
 void summary_print(const struct summary *s, bool with_error);
-/* "1.23 GB", "17.8 MB": units of 1000. */
-#define BYTES_TEXT 32
-const char *bytes_text(uint64_t bytes, char text[BYTES_TEXT]);
 
 #endif

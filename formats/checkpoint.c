@@ -207,6 +207,9 @@ static bool open_shards(struct opening *o, struct err *e)
     for (size_t i = 0; i < c->shard_count; i++) {
         if (open_shard(o, i, e))
             continue;
+        /* An index that promises what is not there is a broken checkpoint, not a system that refuses. */
+        if (c->indexed && e && e->code == ERR_IO && e->sys == ENOENT)
+            e->code = ERR_FORMAT;
         if (c->indexed && !c->shards[i].file.fd_plus_1)
             err_in(e, "the index names it for tensor '%s'", first_tensor_of(&o->index, i));
         return err_in(e, "shard '%s'", c->shards[i].name);

@@ -1,4 +1,4 @@
-# usage: check.sh        (by `make check`, which sets QUERN, TEST_BIN and OUT)
+# usage: check.sh        (by `make check`, which sets QUERN, TEST_BIN, FAULTS, SHIM and OUT)
 # Runs every kind of test and adds up. Each script's last line is "N passed, N failed, N skipped".
 set -u
 cd "$(dirname "$0")/.."
@@ -51,6 +51,8 @@ script unit unit
 script cli sh tests/cli.sh
 script completion bash tests/completion.sh
 script docs sh tests/docs.sh
+script completion bash tests/completion.sh
+script faults env QUICK=1 "$FAULTS" "$QUERN" "$SHIM" samples/tiny-v3
 
 echo "== all"
 echo "$passed passed, $failed failed, $skipped skipped"

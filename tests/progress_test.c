@@ -83,7 +83,7 @@ TEST(progress, without_a_terminal_there_is_one_summary_line)
     progress_end(p, true);
     char *text = said(path, &a);
     EXPECT_EQ_U64(1, line_count(text));
-    EXPECT_STR_HAS(text, "converting: 3.0 MB in ");
+    EXPECT_STR_HAS(text, "converting: 3.00 MB in ");
     EXPECT_STR_HAS(text, " s, ");
     EXPECT_STR_HAS(text, "MB/s, peak memory ");
     arena_release(&a);
@@ -111,7 +111,7 @@ TEST(progress, a_report_comes_when_asked_for)
     progress_report(p);
     progress_end(p, true);
     char *text = said(path, &a);
-    EXPECT_STR_HAS(text, "converting: 1.0 MB of 4.0 MB, 25%, ");
+    EXPECT_STR_HAS(text, "converting: 1.00 MB of 4.00 MB, 25%, ");
     EXPECT_STR_HAS(text, "B/s, a label that is much longer");
     EXPECT_EQ_U64(1, line_count(text));
     arena_release(&a);
@@ -155,7 +155,7 @@ TEST(progress, on_a_terminal_the_line_is_overwritten_and_cleared)
     text[bytes] = '\0';
     restore();
     close(master);
-    EXPECT_STR_HAS(text, "\r\033[Kconverting: 500 B of 1.0 kB, 50%, ");
+    EXPECT_STR_HAS(text, "\r\033[Kconverting: 500 B of 1.00 kB, 50%, ");
     EXPECT_STR_HAS(text, "\r\033[Kquern: warning: look ?[2J here\r\n");
     EXPECT_STR_HAS(text, "\r\033[Kconverting: 500 B in ");
     EXPECT_EQ_U64(2, line_count(text));

@@ -42,7 +42,8 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
         inspect_print_json(&in, &show, &out);
     else
         inspect_print_text(&in, &show, &out);
-    fwrite(out.data, 1, out.bytes, stdout); /* main looks whether it got there */
+    if (out.bytes > 0)
+        fwrite(out.data, 1, out.bytes, stdout); /* main looks whether it got there */
 done:
     buf_release(&out);
     inspect_release(&in);

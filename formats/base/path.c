@@ -136,8 +136,12 @@ bool dir_sync(const char *path, struct err *e)
 
     if (fd < 0)
         return err_sys(e, "cannot open the folder '%s'", path);
+    int result;
+    do
+        result = fsync(fd);
+    while (result != 0 && errno == EINTR);
     /* EINVAL: a file system that has no sync for folders. */
-    bool ok = fsync(fd) == 0 || errno == EINVAL || err_sys(e, "cannot sync the folder '%s'", path);
+    bool ok = result == 0 || errno == EINVAL || err_sys(e, "cannot sync the folder '%s'", path);
     close(fd);
     return ok;
 }

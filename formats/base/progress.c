@@ -1,4 +1,5 @@
 #include "formats/base/progress.h"
+#include "formats/base/units.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -41,20 +42,6 @@ static double now_s(void)
 
 /* Text */
 
-/* Powers of 1000, as disks are sold and as dd says. */
-static const char *human_bytes(char out[32], double bytes)
-{
-    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
-    size_t u = 0;
-
-    while (bytes >= 999.5 && u + 1 < sizeof units / sizeof units[0]) {
-        bytes /= 1000;
-        u++;
-    }
-    snprintf(out, 32, u && bytes < 99.95 ? "%.1f %s" : "%.0f %s", bytes, units[u]);
-    return out;
-}
-
 /* Coarse, because it is a guess: 5 s under a minute, minutes under an hour, then ten minutes. */
 static void add_remaining(struct buf *line, double left_s)
 {
@@ -76,9 +63,9 @@ static void make_line(struct progress *p, struct buf *line)
     double part = p->total_bytes ? (double)done / (double)p->total_bytes : 1;
     char a[32], b[32], c[32];
 
-    buf_printf(line, "%s: %s of %s, %.0f%%, %s/s", p->what, human_bytes(a, (double)done),
-               human_bytes(b, (double)p->total_bytes), part < 1 ? (double)(int)(part * 100) : 100.0,
-               human_bytes(c, rate));
+    buf_printf(line, "%s: %s of %s, %.0f%%, %s/s", p->what, bytes_text((double)done, a),
+               bytes_text((double)p->total_bytes, b), part < 1 ? (double)(int)(part * 100) : 100.0,
+               bytes_text(rate, c));
     if (elapsed_s >= REMAINING_AFTER_S && rate > 0 && done < p->total_bytes)
         add_remaining(line, (double)(p->total_bytes - done) / rate);
     pthread_mutex_lock(&p->lock);
@@ -201,8 +188,8 @@ static void print_summary(const struct progress *p)
     double elapsed_s = now_s() - p->start_s, done = (double)p->done_bytes;
     char a[32], b[32], c[32];
 
-    log_line("%s: %s in %.1f s, %s/s, peak memory %s", p->what, human_bytes(a, done), elapsed_s,
-             human_bytes(b, elapsed_s > 0 ? done / elapsed_s : 0), human_bytes(c, (double)mem_peak_bytes()));
+    log_line("%s: %s in %.1f s, %s/s, peak memory %s", p->what, bytes_text(done, a), elapsed_s,
+             bytes_text(elapsed_s > 0 ? done / elapsed_s : 0, b), bytes_text((double)mem_peak_bytes(), c));
 }
 
 void progress_end(struct progress *p, bool ok)

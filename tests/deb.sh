@@ -1,9 +1,9 @@
-# usage: VERSION=0.1.0 deb.sh WORK TO        (by `make deb`, which has installed into WORK/debian/quern)
-# Makes TO/quern_VERSION_ARCHITECTURE.deb. Everything that is Debian's is written here, under WORK. The same commit and
+# usage: VERSION=0.1.0 deb.sh WORK OUT        (by `make deb`, which has installed into WORK/debian/quern)
+# Makes the package OUT. Everything that is Debian's is written here, under WORK. The same commit and
 # compiler give the same bytes: the only date is the commit's, or SOURCE_DATE_EPOCH.
 set -eu
 umask 022
-work=$1 to=$2
+work=$1 out=$2
 root=$work/debian/quern
 doc=$root/usr/share/doc/quern
 architecture=$(dpkg --print-architecture)
@@ -35,11 +35,11 @@ END
 gzip -9n "$doc/changelog" "$root"/usr/share/man/man*/*
 
 # dpkg-shlibdeps reads a source package's control file, and asks no more of it than names.
+mkdir -p "$root/DEBIAN"
 printf 'Source: quern\n\nPackage: quern\nArchitecture: any\n' >"$work/debian/control"
 depends=$(cd "$work" && dpkg-shlibdeps -O debian/quern/usr/bin/quern | sed -n 's/^shlibs:Depends=//p')
 [ -n "$depends" ]
 
-mkdir -p "$root/DEBIAN"
 (cd "$root" && find usr -type f | LC_ALL=C sort | xargs md5sum) >"$root/DEBIAN/md5sums"
 cat >"$root/DEBIAN/control" <<END
 Package: quern
@@ -48,7 +48,7 @@ Architecture: $architecture
 Maintainer: $maintainer
 Installed-Size: $(find "$root/usr" -type f -printf '%s\n' | awk '{ kib += int(($1 + 1023) / 1024) } END { print kib }')
 Depends: $depends
-Section: utils
+Section: science
 Priority: optional
 Description: conversion and quantization of DeepSeek-V3-class checkpoints
  Quern reads FP8 or BF16 safetensors checkpoints of the DeepSeek-V3 family,
@@ -58,5 +58,5 @@ Description: conversion and quantization of DeepSeek-V3-class checkpoints
 END
 find "$root" -type d -exec chmod 755 {} +
 
-dpkg-deb --root-owner-group --build "$root" "$to/quern_${VERSION}_$architecture.deb" >/dev/null
-echo "$to/quern_${VERSION}_$architecture.deb"
+dpkg-deb --root-owner-group --build "$root" "$out" >/dev/null
+echo "$out"

@@ -1,8 +1,7 @@
-# usage: package.sh FILE.deb        (by `make check-deb`, as root)
+# usage: deb_check.sh FILE.deb SAMPLE        (by `make check-deb`, as root)
 # The package is in order, installs, runs, and leaves nothing behind.
 set -u
-deb=$(realpath "$1")
-cd "$(dirname "$0")/.."
+deb=$(realpath "$1") sample=$2
 passed=0 failed=0
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -78,9 +77,9 @@ result "all of it is there" "$(dpkg --verify quern
     printf '%s\n' "$paths" | while read -r path; do [ -e "$path" ] || echo "  $path"; done)"
 version=$(dpkg-query -W -f '${Version}' quern)
 result "quern --version" "$(/usr/bin/quern --version 2>&1 | grep -vxF "quern $version")"
-result "quern inspect" "$(/usr/bin/quern inspect samples/tiny-v3 2>&1 >"$scratch/inspect" || echo "  status $?"
+result "quern inspect" "$(/usr/bin/quern inspect "$sample" 2>&1 >"$scratch/inspect" || echo "  status $?"
     grep -q 'DeepseekV3ForCausalLM' "$scratch/inspect" || echo "  no architecture")"
-result "quern quantize" "$(/usr/bin/quern quantize -q --recipe int4-fast samples/tiny-v3 "$scratch/out" 2>&1 >/dev/null)"
+result "quern quantize" "$(/usr/bin/quern quantize -q --recipe int4-fast "$sample" "$scratch/out" 2>&1 >/dev/null)"
 if command -v man >/dev/null; then
     page=$(MANPATH=/usr/share/man man -w quern 2>&1)
     result "man -w quern" "$([ "$page" = /usr/share/man/man1/quern.1.gz ] || echo "  $page")"

@@ -1,0 +1,129 @@
+#include "tests/convert_support.h"
+
+#include <string.h>
+
+#include "convert/bundle.h"
+#include "convert/journal.h"
+#include "convert/run.h"
+#include "convert/stage.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/log.h"
+#include "tests/ct.h"
+
+bool support_recipe(struct recipe *r, const char *recipe, struct err *e)
+{
+    struct buf text = {0};
+
+    if (recipe[0] != '[')
+        return recipe_to(r, recipe, e);
+    buf_printf(&text, "{\"name\": \"case\", \"rules\": %s}", recipe);
+    bool ok = recipe_parse(r, "case", text.data, text.bytes, e);
+    buf_release(&text);
+    return ok;
+}
+
+bool planned_open(struct planned *p, const char *src, const char *dst, const struct conversion_case *c, struct err *e)
+{
+    struct plan_options options = c->options;
+
+    *p = (struct planned){.target = {.dir = dst}};
+    log_set_level(LOG_QUIET);
+    if (options.shard_bytes == 0)
+        options.shard_bytes = 5000000000u;
+    options.allow_unfused = true;
+    options.targets = &p->target;
+    options.target_count = 1;
+    p->target.recipe = &p->recipe;
+    return support_recipe(&p->recipe, c->recipe, e) && source_open(&p->source, src, true, e) &&
+           plan_open(&p->plan, &p->source, &options, e);
+}
+
+void planned_close(struct planned *p)
+{
+    plan_close(&p->plan);
+    source_close(&p->source);
+    recipe_release(&p->recipe);
+}
+
+static bool run_and_publish(struct planned *p, const struct conversion_case *c, struct stage *s, struct journal *j,
+                            struct err *e)
+{
+    struct run_options options = {.threads = c->threads, .memory_bytes = c->memory_bytes};
+    struct bundle_options bundle = {0};
+    struct run_result *results = run_results_new(&p->plan);
+
+    return journal_open(j, stage_path(s, JOURNAL_NAME), &p->plan, results, e) &&
+           run_plan(&p->plan, &options, s, j, results, NULL, e) &&
+           bundle_write(&p->plan, 0, results, &bundle, s, e) && stage_publish(s, e) && stage_finish(s, e);
+}
+
+bool support_convert(const char *src, const char *dst, const struct conversion_case *c, struct err *e)
+{
+    struct planned p = {0};
+    struct stage stage = {0};
+    struct journal journal = {0};
+    bool ok = planned_open(&p, src, dst, c, e) && stage_open(&stage, dst, p.source.checkpoint.dir, c->force, false, e) &&
+              run_and_publish(&p, c, &stage, &journal, e);
+
+    journal_close(&journal);
+    stage_release(&stage, false);
+    planned_close(&p);
+    return ok;
+}
+
+/* ---- hashes ---- */
+
+static void add_file(struct hash *h, const char *path)
+{
+    struct file f = {0};
+    struct err e = {0};
+    uint8_t block[16384];
+
+    EXPECT_OK(file_open(&f, path, &e), e);
+    for (uint64_t at = 0; at < f.bytes; at += sizeof block) {
+        size_t bytes = f.bytes - at < sizeof block ? (size_t)(f.bytes - at) : sizeof block;
+        EXPECT_OK(file_read(&f, at, block, bytes, &e), e);
+        hash_update(h, block, bytes);
+    }
+    file_close(&f);
+}
+
+void support_file_hash(const char *dir, const char *name, char hex[65])
+{
+    struct arena a = {0};
+    struct hash h = {0};
+
+    hash_init(&h);
+    add_file(&h, path_join(&a, dir, name));
+    hash_final_hex(&h, hex);
+    arena_release(&a);
+}
+
+void support_tensor_hash(const struct checkpoint *c, const struct tensor *t, char hex[65])
+{
+    void *data = mem_alloc(t->bytes + 1);
+    struct err e = {0};
+
+    EXPECT_OK(checkpoint_read(c, t, 0, data, t->bytes, &e), e);
+    hash_hex(data, t->bytes, hex);
+    mem_free(data);
+}
+
+void support_dir_hash(const char *dir, char hex[65])
+{
+    struct arena a = {0};
+    struct hash h = {0};
+    struct err e = {0};
+    char **names = NULL;
+    size_t count = 0;
+
+    EXPECT_OK(dir_list(dir, &a, &names, &count, &e), e);
+    hash_init(&h);
+    for (size_t i = 0; i < count; i++) {
+        hash_update(&h, names[i], strlen(names[i]) + 1);
+        add_file(&h, path_join(&a, dir, names[i]));
+    }
+    hash_final_hex(&h, hex);
+    arena_release(&a);
+}

@@ -1,0 +1,114 @@
+#include "convert/run.h"
+
+#include <string.h>
+
+#include "formats/base/file.h"
+#include "tests/ct.h"
+#include "tests/plan_support.h"
+
+static const char *put_model(const struct scheme *linear)
+{
+    const char *src = ct_temp_dir();
+    struct ckpt_maker m = {0};
+
+    if (support_model(&m, linear))
+        ckpt_write(&m, src);
+    ckpt_release(&m);
+    return src;
+}
+
+/* What one worker with one buffer needs. */
+static uint64_t least_memory(const char *src, const char *dst, const struct conversion_case *c)
+{
+    const struct run_options one = {.threads = 1};
+    struct run_size size = {0};
+    struct planned p = {0};
+    struct err e = {0};
+
+    EXPECT_OK(planned_open(&p, src, dst, c, &e), e);
+    run_results_new(&p.plan); /* a table as well */
+    EXPECT_OK(run_size(&p.plan, &one, &size, &e), e);
+    planned_close(&p);
+    return size.fixed_bytes + size.scratch_bytes + size.slot_bytes;
+}
+
+TEST(run, threads_and_memory_change_no_byte)
+{
+    static const char *const recipes[] = {"bf16", "int4:g32", "fp8-channel"};
+    struct arena a = {0};
+    struct err e = {0};
+    const char *src = put_model(&support_fp8);
+
+    for (size_t r = 0; r < sizeof recipes / sizeof recipes[0]; r++) {
+        char want[65] = "", have[65];
+        for (unsigned i = 0; i < 6; i++) {
+            static const unsigned threads[] = {1, 2, 7, 1, 2, 7};
+            struct conversion_case c = {
+                .recipe = recipes[r], .threads = threads[i], .options = {.shard_bytes = 500000}};
+            const char *dst = path_join(&a, ct_temp_dir(), "dst");
+
+            ct_case("%s, %u threads, %s memory", recipes[r], threads[i], i < 3 ? "free" : "least");
+            c.memory_bytes = i < 3 ? 0 : least_memory(src, dst, &c);
+            ASSERT_OK(support_convert(src, dst, &c, &e), e);
+            support_dir_hash(dst, have);
+            if (i == 0)
+                memcpy(want, have, sizeof want);
+            EXPECT_STR_EQ(want, have);
+        }
+    }
+    arena_release(&a);
+}
+
+TEST(run, a_budget_below_one_job_is_refused_with_both_numbers)
+{
+    struct arena a = {0};
+    struct err e = {0};
+    const char *src = put_model(&support_fp8), *dst = path_join(&a, ct_temp_dir(), "dst");
+    struct conversion_case c = {.recipe = "bf16", .threads = 2};
+
+    c.memory_bytes = least_memory(src, dst, &c) - 1;
+    EXPECT_FALSE(support_convert(src, dst, &c, &e));
+    char *number = arena_printf(&a, "%llu", (unsigned long long)c.memory_bytes);
+    char *least = arena_printf(&a, "%llu", (unsigned long long)c.memory_bytes + 1);
+    EXPECT_STR_HAS(e.text, number);
+    EXPECT_STR_HAS(e.text, least);
+    EXPECT_FALSE(path_exists(dst));
+    arena_release(&a);
+}
+
+static void plant_nan(struct ckpt_maker *m, const char *name)
+{
+    for (size_t i = 0; i < m->count; i++)
+        if (strcmp(m->tensors[i].name, name) == 0) {
+            ((uint16_t *)m->data[i])[5] = 0x7fc0;
+            return;
+        }
+    EXPECT_TRUE(!"the tensor is there");
+}
+
+/* Two weights are broken; whichever thread is faster, the first in the file is named. */
+TEST(run, the_first_broken_weight_is_the_one_reported)
+{
+    const char *first = "model.layers.1.self_attn.o_proj.weight";
+    const char *second = "model.layers.1.mlp.experts.0.gate_proj.weight";
+    struct arena a = {0};
+    struct ckpt_maker m = {0};
+    const char *src = ct_temp_dir();
+
+    ASSERT_TRUE(support_model(&m, &support_bf16));
+    plant_nan(&m, first);
+    plant_nan(&m, second);
+    ckpt_write(&m, src);
+    ckpt_release(&m);
+    for (unsigned i = 0; i < 20; i++) {
+        struct conversion_case c = {.recipe = "fp8", .threads = 1 + i % 7};
+        const char *dst = path_join(&a, ct_temp_dir(), "dst");
+        struct err e = {0};
+
+        ct_case("run %u, %u threads", i, c.threads);
+        EXPECT_FALSE(support_convert(src, dst, &c, &e));
+        EXPECT_ERR(e, ERR_FORMAT, first);
+        EXPECT_FALSE(path_exists(dst));
+    }
+    arena_release(&a);
+}
