@@ -291,6 +291,20 @@ static void cut_jobs(struct plan *p)
     }
 }
 
+size_t *plan_last_jobs(const struct plan *p)
+{
+    size_t *last = mem_alloc(p->source->checkpoint.shard_count * sizeof *last);
+    struct plan_slice in[PART_COUNT];
+
+    for (size_t j = 0; j < p->job_count; j++) {
+        plan_job_in(p, &p->jobs[j], in);
+        for (enum part part = 0; part < PART_COUNT; part++)
+            if (in[part].tensor)
+                last[in[part].tensor->shard] = j + 1;
+    }
+    return last;
+}
+
 bool plan_open(struct plan *p, const struct source *s, const struct plan_options *options, struct err *e)
 {
     *p = (struct plan){.source = s};

@@ -104,6 +104,9 @@ struct plan_slice {
 void plan_job_in(const struct plan *p, const struct job *j, struct plan_slice in[PART_COUNT]);
 void plan_job_out(const struct plan *p, const struct job *j, size_t output, struct plan_slice out[PART_COUNT]);
 
+/* For each source shard, the number of the last job that reads it, plus one; 0: none does. mem_free it. */
+size_t *plan_last_jobs(const struct plan *p);
+
 /* Lays the rows of one output out in shards: fills parts' shard and offset, shards, sums. (plan_layout.c) */
 bool plan_layout(struct plan *p, struct plan_output *o, const struct plan_options *options, struct err *e) CHECKED;
 

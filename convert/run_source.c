@@ -51,24 +51,10 @@ static void list_gaps(struct run_source *s)
     mem_free(is_read);
 }
 
-static void list_last_jobs(struct run_source *s)
-{
-    const struct plan *p = s->plan;
-    struct plan_slice in[PART_COUNT];
-
-    s->last_job = mem_alloc(p->source->checkpoint.shard_count * sizeof *s->last_job);
-    for (size_t j = 0; j < p->job_count; j++) {
-        plan_job_in(p, &p->jobs[j], in);
-        for (enum part part = 0; part < PART_COUNT; part++)
-            if (in[part].tensor)
-                s->last_job[in[part].tensor->shard] = j + 1;
-    }
-}
-
 void run_source_init(struct run_source *s, const struct plan *p, bool hash, bool remove, char (*sha256)[HASH_HEX_BYTES])
 {
     *s = (struct run_source){.plan = p, .hash = hash, .remove = remove, .sha256 = sha256};
-    list_last_jobs(s);
+    s->last_job = plan_last_jobs(p);
     if (!hash)
         return;
     s->recorded = mem_alloc(p->source->checkpoint.shard_count);

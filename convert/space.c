@@ -19,20 +19,6 @@ struct room {
     uint64_t taken, freed, peak;
 };
 
-static void list_last_jobs(struct room *r)
-{
-    const struct plan *p = r->plan;
-    struct plan_slice in[PART_COUNT];
-
-    r->last_job = mem_alloc(p->source->checkpoint.shard_count * sizeof *r->last_job);
-    for (size_t j = 0; j < p->job_count; j++) {
-        plan_job_in(p, &p->jobs[j], in);
-        for (enum part part = 0; part < PART_COUNT; part++)
-            if (in[part].tensor)
-                r->last_job[in[part].tensor->shard] = j + 1;
-    }
-}
-
 /* Opens the shards that a job writes; true: there was one, so that everything before it is durable soon. */
 static bool open_shards(struct room *r, const struct job *job)
 {
@@ -89,7 +75,7 @@ uint64_t space_peak(const struct plan *p, size_t o, bool delete_source)
         r.shares[k] = path_same_device(p->outputs[o].dir, p->outputs[k].dir);
         r.opened[k] = mem_alloc(p->outputs[k].shard_count * sizeof **r.opened);
     }
-    list_last_jobs(&r);
+    r.last_job = plan_last_jobs(p);
     walk_jobs(&r);
     for (size_t k = 0; k < p->output_count; k++)
         mem_free(r.opened[k]);

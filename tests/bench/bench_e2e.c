@@ -39,6 +39,7 @@ static unsigned rounds;
 
 struct outcome {
     double seconds;
+    double cpu_seconds; /* user's and system's, all threads */
     uint64_t peak_bytes;
     int status; /* 127: could not be started */
 };
@@ -61,6 +62,11 @@ static _Noreturn void become(char *const argv[])
     _exit(127);
 }
 
+static double clock_seconds(const struct timeval *t)
+{
+    return (double)t->tv_sec + 1e-6 * (double)t->tv_usec;
+}
+
 static struct outcome run(const char *const argv[])
 {
     struct outcome o = {.status = 127};
@@ -77,6 +83,7 @@ static struct outcome run(const char *const argv[])
     if (child < 0 || wait4(child, &status, 0, &usage) != child)
         return o;
     o.seconds = now() - start;
+    o.cpu_seconds = clock_seconds(&usage.ru_utime) + clock_seconds(&usage.ru_stime);
     o.peak_bytes = (uint64_t)usage.ru_maxrss * 1024;
     o.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
     return o;
@@ -205,7 +212,7 @@ static void compare(const struct place *p, const struct task *t, unsigned round_
 {
     const char *argv[] = {quern,     t->command, t->option, t->value, "--threads", THREADS,
                           "--quiet", p->in,      p->out,    t->extra, NULL};
-    double ours[ROUNDS_MAX] = {0}, theirs[ROUNDS_MAX] = {0}, ratio[ROUNDS_MAX] = {0};
+    double ours[ROUNDS_MAX] = {0}, cpu[ROUNDS_MAX] = {0}, theirs[ROUNDS_MAX] = {0}, ratio[ROUNDS_MAX] = {0};
     uint64_t peak = 0;
 
     for (unsigned i = 0; i < round_count; i++) {
@@ -215,14 +222,16 @@ static void compare(const struct place *p, const struct task *t, unsigned round_
             return;
         }
         ours[i] = must(o, "quern failed");
+        cpu[i] = o.cpu_seconds;
         peak = o.peak_bytes > peak ? o.peak_bytes : peak;
         theirs[i] = copy_seconds(p, p->out) + (p->disk ? 0 : copy_seconds(p, p->in));
         ratio[i] = ours[i] / theirs[i];
     }
     double middle = median(ratio, round_count);
-    printf("%-26s quern %6.2f s   %s %6.2f s   ratio %.2f (%s)%s   peak %.0f MB%s\n", t->name,
-           median(ours, round_count), p->disk ? "cp out + sync " : "cp in + cp out", median(theirs, round_count),
-           middle, bar_text(t->bar), verdict(middle, t->bar), (double)peak / 1e6, verdict((double)peak, PEAK_BAR));
+    printf("%-26s quern %6.2f s (CPU %.2f)   %s %6.2f s   ratio %.2f (%s)%s   peak %.0f MB%s\n", t->name,
+           median(ours, round_count), median(cpu, round_count), p->disk ? "cp out + sync " : "cp in + cp out",
+           median(theirs, round_count), middle, bar_text(t->bar), verdict(middle, t->bar), (double)peak / 1e6,
+           verdict((double)peak, PEAK_BAR));
     fflush(stdout);
 }
 
@@ -332,7 +341,7 @@ static struct point measure(const struct place *p, const char *layers)
 {
     const char *argv[] = {quern,   "quantize", "--recipe", "int4-absmax", "--threads",
                           THREADS, "--quiet",  p->in,      p->out,        NULL};
-    double seconds[ROUNDS_MAX] = {0};
+    double seconds[ROUNDS_MAX] = {0}, cpu[ROUNDS_MAX] = {0};
     struct point point = {0};
     uint64_t weights = 0;
 
@@ -341,11 +350,12 @@ static struct point measure(const struct place *p, const char *layers)
     for (unsigned i = 0; i < 3; i++) {
         struct outcome o = quern_run(p, argv);
         seconds[i] = must(o, "quern failed");
+        cpu[i] = o.cpu_seconds;
         point.peak = fmax(point.peak, (double)o.peak_bytes);
     }
     point.rate = (double)weights / median(seconds, 3);
-    printf("%-3s layers %5.2f B weights   %.2f G weights/s   peak %.0f MB\n", layers, (double)weights / GIGA,
-           point.rate / GIGA, point.peak / 1e6);
+    printf("%-3s layers %5.2f B weights   %.2f G weights/s   %.2f ns of CPU a weight   peak %.0f MB\n", layers,
+           (double)weights / GIGA, point.rate / GIGA, GIGA * median(cpu, 3) / (double)weights, point.peak / 1e6);
     fflush(stdout);
     remove_tree(p->out);
     remove_tree(p->in);
