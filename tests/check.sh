@@ -49,7 +49,6 @@ unit() {
 script layers sh tests/layers.sh
 script unit unit
 script cli sh tests/cli.sh
-script completion bash tests/completion.sh
 script docs sh tests/docs.sh
 script completion bash tests/completion.sh
 script faults env QUICK=1 "$FAULTS" "$QUERN" "$SHIM" samples/tiny-v3

@@ -208,8 +208,9 @@ static void print_summary(struct progress *p)
     double elapsed_s = 0, rate = own_rate(p, p->done_bytes, &elapsed_s);
     char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT];
 
-    log_line("%s: %s in %.1f s, %s/s, peak memory %s", p->what, bytes_text((double)(p->done_bytes - p->earlier_bytes), a),
-             elapsed_s, bytes_text(rate, b), bytes_text((double)mem_peak_bytes(), c));
+    log_line("%s: %s in %.1f s, %s/s, peak memory %s", p->what,
+             bytes_text((double)(p->done_bytes - p->earlier_bytes), a), elapsed_s, bytes_text(rate, b),
+             bytes_text((double)mem_peak_bytes(), c));
 }
 
 void progress_end(struct progress *p, bool ok)
