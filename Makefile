@@ -205,16 +205,19 @@ uninstall:
 
 # A Debian package; all it is made of lies under build/deb. check-deb installs, uses and removes it.
 DEB = $(BUILD)/quern_$(VERSION)_$(shell dpkg --print-architecture).deb
-.PHONY: deb check-deb
-deb: deps
-	@sh tests/deps.sh dpkg-dev
-	$(AGAIN) $(QUERN)
-	rm -rf $(BUILD)/deb
-	@$(MAKE) -s install DESTDIR=$(BUILD)/deb PREFIX=/usr
-	@sh tests/deb.sh build $(BUILD)/deb $(VERSION) $(DEB)
+DEB_PACKAGES := dpkg-dev binutils
 
+.PHONY: deb
+deb: deps
+	@sh tests/deps.sh $(DEB_PACKAGES)
+	$(AGAIN) $(QUERN)
+	@rm -rf $(BUILD)/deb
+	@$(MAKE) --no-print-directory -s install DESTDIR=$(BUILD)/deb/debian/quern PREFIX=/usr
+	@VERSION=$(VERSION) sh tests/deb.sh $(BUILD)/deb $(DEB)
+
+.PHONY: check-deb
 check-deb: deb
-	@sh tests/deb.sh check $(DEB) samples/tiny-v3
+	@sh tests/deb_check.sh $(DEB) samples/tiny-v3
 
 .PHONY: format
 format:

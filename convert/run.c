@@ -191,7 +191,7 @@ bool run_plan(struct plan *p, const struct run_options *o, struct stage *stages,
     pthread_cond_init(&l.moved, NULL);
     line_allocate(&l, &size);
     run_source_init(&l.source, p, o->hash_source, o->delete_source, results[0].source_sha256);
-    if (!run_resume(&l, e))
+    if (!run_source_check(&l.source, e) || !run_resume(&l, e))
         goto done;
     run_stages(&l, size.threads);
     if (l.err.code != ERR_NONE) {

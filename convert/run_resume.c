@@ -108,6 +108,7 @@ bool run_resume(struct line *l, struct err *e)
         if (!replay_job(l, j, e))
             return err_in(e, "going on with an unfinished run");
     }
+    progress_resumed(l->progress);
     l->read = l->taken = l->written = l->hashed = done;
     return true;
 }

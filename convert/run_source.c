@@ -128,6 +128,17 @@ bool run_source_hash(struct run_source *s, size_t job, const struct slices *in, 
     return !slices[PART_CODES].tensor || hash_piece(s, &slices[PART_CODES], in->part[PART_CODES], e);
 }
 
+bool run_source_check(const struct run_source *s, struct err *e)
+{
+    const struct checkpoint *c = &s->plan->source->checkpoint;
+
+    for (size_t i = 0; s->hash && i < c->shard_count; i++)
+        if (c->shards[i].removed && s->sha256[i][0] == '\0')
+            return err_set(e, ERR_USAGE, "shard '%s' was removed before it was hashed: go on without --hash-source",
+                           c->shards[i].name);
+    return true;
+}
+
 bool run_source_remove(struct run_source *s, size_t durable, struct err *e)
 {
     struct checkpoint *c = (struct checkpoint *)&s->plan->source->checkpoint; /* the one change ever made to a source */

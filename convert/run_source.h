@@ -28,6 +28,8 @@ struct run_source {
 /* sha256: [shard_count], filled as shards end; those already known (a resumed run) are left alone. */
 void run_source_init(struct run_source *s, const struct plan *p, bool hash, bool remove,
                      char (*sha256)[HASH_HEX_BYTES]);
+/* A shard that is removed already cannot be hashed any more: ERR_USAGE, unless its hash is known. */
+bool run_source_check(const struct run_source *s, struct err *e) CHECKED;
 /* The pieces of a job, after they were read; one thread, jobs in order. */
 bool run_source_hash(struct run_source *s, size_t job, const struct slices *in, struct err *e) CHECKED;
 /* Jobs before `durable` are safe on disk: removes the shards that only they read. */

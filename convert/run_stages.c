@@ -148,7 +148,9 @@ static void *worker_main(void *arg)
         pthread_mutex_unlock(&l->lock);
         if (end)
             return NULL;
-        if (!work_job(l, job, l->scratch[me->index], &e))
+        if (signal_cancelled()) /* what is read ahead can be seconds of work */
+            err_set(&e, ERR_CANCELLED, "interrupted");
+        if (e.code != ERR_NONE || !work_job(l, job, l->scratch[me->index], &e))
             line_fail(l, job, &e);
         else {
             pthread_mutex_lock(&l->lock);

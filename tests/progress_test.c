@@ -117,6 +117,39 @@ TEST(progress, a_report_comes_when_asked_for)
     arena_release(&a);
 }
 
+TEST(progress, what_an_earlier_run_did_is_in_the_line_but_not_in_rate_and_summary)
+{
+    struct arena a = {0};
+    char *path = divert_to_file(&a);
+    struct progress *p = progress_new("converting", 4000000, false);
+
+    progress_add(p, 2000000);
+    progress_resumed(p);
+    progress_report(p);
+    progress_add(p, 1000000);
+    progress_report(p);
+    progress_end(p, true);
+    char *text = said(path, &a);
+    EXPECT_STR_HAS(text, "converting: 2.00 MB of 4.00 MB, 50%, 0 B/s\n");
+    EXPECT_STR_HAS(text, "converting: 3.00 MB of 4.00 MB, 75%, ");
+    EXPECT_STR_HAS(text, "converting: 1.00 MB in 0.0 s, ");
+    arena_release(&a);
+}
+
+TEST(progress, a_report_that_was_asked_for_at_the_end_comes)
+{
+    struct arena a = {0};
+    char *path = divert_to_file(&a);
+    struct progress *p = progress_new("converting", 1000, true);
+
+    signal_install();
+    progress_add(p, 500);
+    raise(SIGUSR1);
+    progress_end(p, true);
+    EXPECT_STR_HAS(said(path, &a), "converting: 500 B of 1.00 kB, 50%, ");
+    arena_release(&a);
+}
+
 TEST(progress, nothing_planned_is_all_done)
 {
     struct arena a = {0};

@@ -337,6 +337,20 @@ TEST(recipe, a_target_of_convert_is_a_recipe)
     rows_release(&rows);
 }
 
+TEST(recipe, every_name_that_completion_offers_is_a_target)
+{
+    size_t count = 0;
+
+    for (; recipe_to_name(count); count++) {
+        struct recipe r = {0};
+        struct err e = {0};
+        ct_case("%s", recipe_to_name(count));
+        EXPECT_OK(recipe_to(&r, recipe_to_name(count), &e), e);
+        recipe_release(&r);
+    }
+    EXPECT_TRUE(count > 6);
+}
+
 /* ---- choosing ---- */
 
 #define DENSE_0 "model.layers.0.mlp.up_proj"

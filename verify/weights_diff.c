@@ -347,8 +347,6 @@ static bool run_chunk(void *ctx, size_t job, unsigned worker, struct err *e)
 
     if (signal_cancelled())
         return err_set(e, ERR_CANCELLED, "stopped by a signal");
-    if (signal_take_report())
-        progress_report(d->progress);
     if (!(is_raw(w->ref) ? compare_bytes : compare_numbers)(d, c, &d->scratch[worker], &read_bytes, e))
         return err_in(e, "comparing '%s'", w->name);
     progress_add(d->progress, read_bytes);

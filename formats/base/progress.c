@@ -1,5 +1,4 @@
 #include "formats/base/progress.h"
-#include "formats/base/units.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -13,22 +12,24 @@
 
 #include "formats/base/log.h"
 #include "formats/base/mem.h"
+#include "formats/base/units.h"
 
 #define TICK_NS 250000000
 /* 8 s: before that the estimate swings more than it helps. */
 #define REMAINING_AFTER_S 8.0
 
 struct progress {
-    pthread_mutex_t lock; /* guards label and stop */
+    pthread_mutex_t lock; /* guards label, stop and the two of an earlier run */
     pthread_cond_t wake;  /* stop was set */
     char label[64];
     bool stop;
+    uint64_t earlier_bytes; /* done by an earlier run */
+    double resumed_s;       /* when this run's own work began */
 
     pthread_t ticker;
     bool ticking, quiet, terminal;
     char *what;
     uint64_t total_bytes;
-    double start_s;
     _Atomic uint64_t done_bytes;
 };
 
@@ -55,13 +56,22 @@ static void add_remaining(struct buf *line, double left_s)
         buf_printf(line, ", about %" PRIu64 " h %02" PRIu64 " min left", (s + 599) / 600 / 6, (s + 599) / 600 % 6 * 10);
 }
 
+/* Bytes of this run, and its seconds: what was done before it says nothing of what is to come. */
+static double own_rate(struct progress *p, uint64_t done, double *elapsed_s)
+{
+    pthread_mutex_lock(&p->lock);
+    uint64_t earlier = p->earlier_bytes;
+    *elapsed_s = now_s() - p->resumed_s;
+    pthread_mutex_unlock(&p->lock);
+    return *elapsed_s > 0 && done > earlier ? (double)(done - earlier) / *elapsed_s : 0;
+}
+
 static void make_line(struct progress *p, struct buf *line)
 {
     uint64_t done = p->done_bytes;
-    double elapsed_s = now_s() - p->start_s;
-    double rate = elapsed_s > 0 ? (double)done / elapsed_s : 0;
+    double elapsed_s = 0, rate = own_rate(p, done, &elapsed_s);
     double part = p->total_bytes ? (double)done / (double)p->total_bytes : 1;
-    char a[32], b[32], c[32];
+    char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT];
 
     buf_printf(line, "%s: %s of %s, %.0f%%, %s/s", p->what, bytes_text((double)done, a),
                bytes_text((double)p->total_bytes, b), part < 1 ? (double)(int)(part * 100) : 100.0,
@@ -144,7 +154,7 @@ struct progress *progress_new(const char *what, uint64_t total_bytes, bool quiet
     p->total_bytes = total_bytes;
     p->quiet = quiet;
     p->terminal = isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
-    p->start_s = now_s();
+    p->resumed_s = now_s();
     pthread_mutex_init(&p->lock, NULL);
     pthread_condattr_init(&by_monotonic);
     pthread_condattr_setclock(&by_monotonic, CLOCK_MONOTONIC);
@@ -172,6 +182,16 @@ void progress_label(struct progress *p, const char *label)
     pthread_mutex_unlock(&p->lock);
 }
 
+void progress_resumed(struct progress *p)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->lock);
+    p->earlier_bytes = p->done_bytes;
+    p->resumed_s = now_s();
+    pthread_mutex_unlock(&p->lock);
+}
+
 void progress_report(struct progress *p)
 {
     struct buf line = {0};
@@ -183,13 +203,14 @@ void progress_report(struct progress *p)
     buf_release(&line);
 }
 
-static void print_summary(const struct progress *p)
+static void print_summary(struct progress *p)
 {
-    double elapsed_s = now_s() - p->start_s, done = (double)p->done_bytes;
-    char a[32], b[32], c[32];
+    double elapsed_s = 0, rate = own_rate(p, p->done_bytes, &elapsed_s);
+    char a[BYTES_TEXT], b[BYTES_TEXT], c[BYTES_TEXT];
 
-    log_line("%s: %s in %.1f s, %s/s, peak memory %s", p->what, bytes_text(done, a), elapsed_s,
-             bytes_text(elapsed_s > 0 ? done / elapsed_s : 0, b), bytes_text((double)mem_peak_bytes(), c));
+    log_line("%s: %s in %.1f s, %s/s, peak memory %s", p->what,
+             bytes_text((double)(p->done_bytes - p->earlier_bytes), a), elapsed_s, bytes_text(rate, b),
+             bytes_text((double)mem_peak_bytes(), c));
 }
 
 void progress_end(struct progress *p, bool ok)
@@ -203,6 +224,8 @@ void progress_end(struct progress *p, bool ok)
     if (p->ticking)
         pthread_join(p->ticker, NULL);
     log_status(NULL);
+    if (signal_take_report()) /* it came behind the last tick */
+        progress_report(p);
     if (ok && !p->quiet)
         print_summary(p);
     pthread_cond_destroy(&p->wake);

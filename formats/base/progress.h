@@ -12,6 +12,7 @@ struct progress; /* opaque */
 
 struct progress *progress_new(const char *what, uint64_t total_bytes, bool quiet);
 void progress_add(struct progress *p, uint64_t bytes);        /* any thread */
+void progress_resumed(struct progress *p); /* what was added so far, an earlier run did: rate and summary leave it out */
 void progress_label(struct progress *p, const char *label);   /* "layer 12"; copied; any thread */
 void progress_report(struct progress *p);                     /* print one line now (SIGUSR1), terminal or not */
 /* ok: the summary line (bytes, seconds, rate, peak memory); not ok: clears the line. Frees p. */
