@@ -3,12 +3,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "convert/quant_config.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/log.h"
 #include "formats/json.h"
+#include "formats/json_scan.h"
 #include "formats/manifest.h"
 
 /* Not copied: ours, or the source's description of other weights. */
@@ -43,6 +45,46 @@ static bool is_weight_file(const char *name)
     return ends_with(name, ".safetensors.index.json") || ends_with(name, ".bin.index.json");
 }
 
+static bool is_left_behind(const char *name)
+{
+    return name[0] == '.' || is_replaced(name) || is_weight_file(name);
+}
+
+/* quern.json lists the files by name, and JSON has no other text. */
+static bool is_utf8(const char *name)
+{
+    return json_utf8_end(name, strlen(name)) == strlen(name);
+}
+
+static bool travels(const char *name, const struct stat *st)
+{
+    return S_ISREG(st->st_mode) && is_utf8(name);
+}
+
+bool bundle_check_side_files(const struct plan *p, struct err *e)
+{
+    const char *dir = p->source->checkpoint.dir;
+    struct arena a = {0};
+    char **names = NULL;
+    size_t count = 0;
+    bool ok = dir_list(dir, &a, &names, &count, e);
+
+    for (size_t i = 0; i < count && ok; i++) {
+        const char *path = path_join(&a, dir, names[i]);
+        struct stat st;
+        if (is_left_behind(names[i]))
+            continue;
+        if (stat(path, &st) != 0)
+            ok = err_sys(e, "side file '%s'", path);
+        else if (!travels(names[i], &st))
+            log_note("'%s' is not %s and stays behind", names[i], S_ISREG(st.st_mode) ? "named in UTF-8" : "a regular file");
+        else if (access(path, R_OK) != 0)
+            ok = err_sys(e, "side file '%s'", path);
+    }
+    arena_release(&a);
+    return ok;
+}
+
 bool bundle_side_files(const struct plan *p, struct arena *a, char ***names, size_t *count, struct err *e)
 {
     const char *dir = p->source->checkpoint.dir;
@@ -53,14 +95,12 @@ bool bundle_side_files(const struct plan *p, struct arena *a, char ***names, siz
         return false;
     for (size_t i = 0; i < all_count; i++) {
         struct stat st;
-        if (all[i][0] == '.' || is_replaced(all[i]) || is_weight_file(all[i]))
+        if (is_left_behind(all[i]))
             continue;
         if (stat(path_join(a, dir, all[i]), &st) != 0)
             return err_sys(e, "side file '%s/%s'", dir, all[i]);
-        if (S_ISREG(st.st_mode))
+        if (travels(all[i], &st))
             all[kept++] = all[i];
-        else
-            log_note("'%s' is not a regular file and stays behind", all[i]);
     }
     *names = all;
     *count = kept;

@@ -293,7 +293,7 @@ static bool plan_and_go(const struct conversion *c, const struct plan_options *o
 
     if (!plan_open(&p, source, options, e))
         return err_in(e, "source '%s'", source->checkpoint.path);
-    if (!check_configs(&p, e) || !run_size(&p, &run, &size, e))
+    if (!check_configs(&p, e) || !bundle_check_side_files(&p, e) || !run_size(&p, &run, &size, e))
         goto done;
     note_plan(&p);
     if (c->dry_run)
@@ -329,6 +329,22 @@ static bool parse_also(const char *text, recipe_source *find, struct recipe *rec
     return err_set(e, ERR_USAGE, "--also '%s' is not RECIPE:DIR with a recipe that is known", text);
 }
 
+/* The same folder, also when it is not there yet and a slash is all that tells the names apart. */
+static bool same_target(const char *a, const char *b)
+{
+    struct arena arena = {0};
+    size_t bytes = strlen(path_base(a)), other = strlen(path_base(b));
+
+    while (bytes > 1 && path_base(a)[bytes - 1] == '/')
+        bytes--;
+    while (other > 1 && path_base(b)[other - 1] == '/')
+        other--;
+    bool same = path_same(a, b) || (bytes == other && memcmp(path_base(a), path_base(b), bytes) == 0 &&
+                                    path_same(path_parent(&arena, a), path_parent(&arena, b)));
+    arena_release(&arena);
+    return same;
+}
+
 static bool check_targets(const struct conversion *c, const struct source *source, const struct plan_options *o,
                           struct err *e)
 {
@@ -342,10 +358,30 @@ static bool check_targets(const struct conversion *c, const struct source *sourc
         if (!stage_check(o->targets[i].dir, source->checkpoint.dir, any, e))
             return false;
         for (size_t k = 0; k < i; k++)
-            if (strcmp(o->targets[i].dir, o->targets[k].dir) == 0 || path_same(o->targets[i].dir, o->targets[k].dir))
+            if (strcmp(o->targets[i].dir, o->targets[k].dir) == 0 || same_target(o->targets[i].dir, o->targets[k].dir))
                 return err_set(e, ERR_USAGE, "two outputs go to '%s'", o->targets[i].dir);
     }
     return true;
+}
+
+/* It goes into the card's YAML as it is. The hub's names are made of these. */
+static bool check_base_model(const char *id, struct err *e)
+{
+    static const char allowed[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/";
+
+    return !id || (*id && strspn(id, allowed) == strlen(id)) ||
+           err_set(e, ERR_USAGE, "--base-model '%s' is not a model's name such as deepseek-ai/DeepSeek-V3", id);
+}
+
+/* One shard named as the source would give a bundle that looks like a whole model. */
+static bool check_whole(const struct checkpoint *c, struct err *e)
+{
+    uint64_t part = 0, parts = 0;
+
+    if (c->indexed || !checkpoint_shard_part(c->shards[0].name, &part, &parts))
+        return true;
+    return err_set(e, ERR_FORMAT, "source '%s' is part %llu of %llu of a checkpoint: name its folder", c->path,
+                   (unsigned long long)part, (unsigned long long)parts);
 }
 
 int conversion_run(const struct conversion *c, const char *src, const char *dst, const struct recipe *recipe,
@@ -370,7 +406,9 @@ int conversion_run(const struct conversion *c, const char *src, const char *dst,
     for (size_t i = 1; i < count; i++)
         if (!parse_also(c->also.items[i - 1], find, &recipes[i], &targets[i], e))
             goto done;
-    if (!source_open(&source, src, true, e) || !check_targets(c, &source, &options, e))
+    if (!check_base_model(c->base_model, e))
+        goto done;
+    if (!source_open(&source, src, true, e) || !check_whole(&source.checkpoint, e) || !check_targets(c, &source, &options, e))
         goto done;
     ok = plan_and_go(c, &options, &source, e);
 done:

@@ -22,7 +22,8 @@
 #include "formats/base/err.h"
 #include "formats/base/mem.h"
 
-#define JOURNAL_NAME "journal"
+/* Hidden, as no side file of a model is: those share the folder. */
+#define JOURNAL_NAME ".journal"
 
 struct journal {
     int fd_plus_1;       /* 0: closed */

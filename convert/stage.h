@@ -15,7 +15,7 @@
 #define STAGE_FOLDER ".quern-partial"
 /* In the stage while files move up: DST's content is this run's from here on. It names what goes and what comes, so
  * that a run that goes on after a kill removes neither more nor less. */
-#define STAGE_PUBLISHING "publishing"
+#define STAGE_PUBLISHING ".publishing"
 /* What the stage is called once everything is in place: one rename, and nobody takes it for an unfinished run. */
 #define STAGE_PUBLISHED ".quern-published"
 

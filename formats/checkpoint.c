@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -77,9 +78,28 @@ static bool find_index(struct opening *o, struct err *e)
     return true;
 }
 
+static const char *skip_digits(const char *s)
+{
+    return s + strspn(s, "0123456789");
+}
+
+bool checkpoint_shard_part(const char *name, uint64_t *part, uint64_t *parts)
+{
+    const char *of = strstr(name, "-of-"), *digits = of;
+
+    while (of && digits > name && digits[-1] >= '0' && digits[-1] <= '9')
+        digits--;
+    if (!of || digits == of || strcmp(skip_digits(of + 4), SUFFIX) != 0 || of[4] == '.')
+        return false;
+    *part = strtoull(digits, NULL, 10);
+    *parts = strtoull(of + 4, NULL, 10);
+    return *parts > 1;
+}
+
 static bool find_single(struct opening *o, char **names, size_t name_count, struct err *e)
 {
     const char *found = NULL;
+    uint64_t part = 0, parts = 0;
     size_t count = 0;
 
     for (size_t i = 0; i < name_count; i++) {
@@ -93,11 +113,23 @@ static bool find_single(struct opening *o, char **names, size_t name_count, stru
         return err_set(e, ERR_FORMAT, "no " INDEX_FILE_NAME " and no " SUFFIX " file in '%s'", o->c->dir);
     if (count > 1 && strcmp(found, SINGLE_FILE_NAME) != 0)
         return err_set(e, ERR_FORMAT, "no " INDEX_FILE_NAME " in '%s', but %zu " SUFFIX " files", o->c->dir, count);
+    if (checkpoint_shard_part(found, &part, &parts))
+        return err_set(e, ERR_FORMAT, "'%s' is part %" PRIu64 " of %" PRIu64 ", and there is no " INDEX_FILE_NAME " in '%s'",
+                       found, part, parts, o->c->dir);
     if (count > 1)
         add_note(o->c, arena_printf(&o->c->arena, "%zu " SUFFIX " files beside '%s' are not read: there is no index",
                                     count - 1, found));
     name_shards(o->c, &found, 1);
     return true;
+}
+
+static bool is_there(const char *path, struct err *e)
+{
+    struct stat st;
+
+    if (lstat(path, &st) == 0 || (errno != ENOENT && errno != ENOTDIR))
+        return true; /* what else is wrong, opening says */
+    return err_set(e, ERR_IO, "there is no such folder or file");
 }
 
 static bool find_shards(struct opening *o, const char *path, struct err *e)
@@ -108,6 +140,8 @@ static bool find_shards(struct opening *o, const char *path, struct err *e)
     size_t name_count = 0;
 
     c->path = arena_strdup(&c->arena, path);
+    if (!is_there(path, e))
+        return false;
     if (!path_is_dir(path)) {
         c->dir = path_parent(&c->arena, path);
         name = path_base(c->path);

@@ -49,6 +49,8 @@ struct checkpoint {
  * store are followed. Shards of a folder without index: exactly one `model.safetensors`, or exactly
  * one .safetensors file. */
 bool checkpoint_open(struct checkpoint *c, const char *path, struct err *e) CHECKED;
+/* Whether a file's name says that it is one of several: "model-00001-of-00163.safetensors". */
+bool checkpoint_shard_part(const char *name, uint64_t *part, uint64_t *parts);
 const struct tensor *checkpoint_find(const struct checkpoint *c, const char *name); /* NULL: absent */
 /* bytes [offset, offset + bytes) of a tensor; thread-safe. Errors name shard and tensor. */
 bool checkpoint_read(const struct checkpoint *c, const struct tensor *t, uint64_t offset, void *data, size_t bytes,

@@ -14,6 +14,13 @@ static bool is_plain_file_name(const char *name)
     return *name && strcmp(name, ".") != 0 && !strpbrk(name, "/\\") && !strstr(name, "..");
 }
 
+static bool is_safetensors_name(const char *name)
+{
+    size_t bytes = strlen(name), ending = strlen(".safetensors");
+
+    return bytes > ending && strcmp(name + bytes - ending, ".safetensors") == 0;
+}
+
 /* Shards in the order they are first named; entries point into it. */
 static bool read_entry(struct index *x, struct arena *a, struct map *shards, const struct json *m, struct err *e)
 {
@@ -27,6 +34,9 @@ static bool read_entry(struct index *x, struct arena *a, struct map *shards, con
     if (shard == MAP_NONE) {
         if (!is_plain_file_name(name))
             return err_set(e, ERR_FORMAT, "the shard of tensor '%s' is '%s', not a plain file name", tensor, name);
+        /* Any other name could be that of config.json, or of a side file that travels along. */
+        if (!is_safetensors_name(name))
+            return err_set(e, ERR_FORMAT, "the shard of tensor '%s' is '%s', not a .safetensors file", tensor, name);
         if (x->shard_count == CHECKPOINT_SHARDS_MAX)
             return err_set(e, ERR_LIMIT, "more shards than the limit of %u", CHECKPOINT_SHARDS_MAX);
         shard = x->shard_count++;

@@ -132,10 +132,25 @@ static bool check_matrix(const struct tensor *t, struct err *e)
            err_set(e, ERR_FORMAT, "tensor '%s' is %s, not a matrix", t->name, tensor_shape_text(t->rank, t->dims, got));
 }
 
+static bool check_vector(const struct tensor *t, struct err *e)
+{
+    char got[TENSOR_SHAPE_TEXT];
+
+    return t->rank == 1 ||
+           err_set(e, ERR_FORMAT, "tensor '%s' is %s, not a vector", t->name, tensor_shape_text(t->rank, t->dims, got));
+}
+
+static bool is_vector(enum role role)
+{
+    return role == ROLE_NORM || role == ROLE_MTP_NORM || role == ROLE_ROUTER_BIAS;
+}
+
 static bool check_arch(const struct pairing *p, const struct weight *w, struct err *e)
 {
     uint64_t want[2];
 
+    if (is_vector(w->id.role))
+        return check_vector(w->parts[PART_CODES], e);
     if (w->id.part == NAME_BIAS || !arch_shape(p->arch, w->id.role, &want[0], &want[1]))
         return true;
     return is_shape(w->parts[PART_CODES], want[0], want[1]) ||

@@ -239,6 +239,7 @@ static const struct {
     {"an escaped slash", INDEX("", "\"a\":\"x\\u002fy.safetensors\""), "not a plain file name"},
     {"a backslash", INDEX("", "\"a\":\"x\\\\y.safetensors\""), "not a plain file name"},
     {"dots inside", INDEX("", "\"a\":\"x..safetensors\""), "not a plain file name"},
+    {"a side file's name", INDEX("", "\"a\":\"README.md\""), "is 'README.md', not a .safetensors file"},
     {"no name", INDEX("", "\"a\":\"\""), "is '', not a plain file name"},
     {"NUL", INDEX("", "\"a\":\"x\\u0000\""), "\\u0000 in a string"},
 };
@@ -269,13 +270,13 @@ TEST(checkpoint, an_index_of_more_than_10000_shards_is_refused)
 
     buf_puts(&text, "{\"weight_map\":{");
     for (unsigned i = 0; i < CHECKPOINT_SHARDS_MAX; i++)
-        buf_printf(&text, "%s\"t%u\":\"s%u\"", i ? "," : "", i, i);
-    buf_puts(&text, ",\"t\":\"s5\"}}");
+        buf_printf(&text, "%s\"t%u\":\"s%u.safetensors\"", i ? "," : "", i, i);
+    buf_puts(&text, ",\"t\":\"s5.safetensors\"}}");
     EXPECT_OK(index_parse(&x, &a, text.data, text.bytes, &e), e);
     EXPECT_EQ_U64(CHECKPOINT_SHARDS_MAX, x.shard_count);
-    EXPECT_STR_EQ("s5", x.shards[x.entries[CHECKPOINT_SHARDS_MAX].shard]);
-    text.bytes -= 4;
-    buf_puts(&text, "new\"}}");
+    EXPECT_STR_EQ("s5.safetensors", x.shards[x.entries[CHECKPOINT_SHARDS_MAX].shard]);
+    text.bytes -= strlen("5.safetensors\"}}");
+    buf_puts(&text, "new.safetensors\"}}");
     EXPECT_FALSE(index_parse(&x, &a, text.data, text.bytes, &e));
     EXPECT_ERR(e, ERR_LIMIT, "more shards than the limit of 10000");
     buf_release(&text);
@@ -446,4 +447,28 @@ TEST(checkpoint, a_full_size_model_opens_in_about_a_second_and_with_few_descript
     EXPECT_EQ_U64(92095, c.tensor_count);
     setrlimit(RLIMIT_NOFILE, &old);
     checkpoint_close(&c);
+}
+
+TEST(checkpoint, a_shard_s_name_says_whether_it_is_one_of_several)
+{
+    static const struct {
+        const char *name;
+        uint64_t part, parts; /* 0: not one of several */
+    } cases[] = {
+        {"model-00001-of-00163.safetensors", 1, 163}, {"model-00007-of-000007.safetensors", 7, 7},
+        {"x-2-of-3.safetensors", 2, 3},               {"model-00001-of-00001.safetensors", 0, 0},
+        {"model.safetensors", 0, 0},                  {"best-of-5.safetensors", 0, 0},
+        {"a-1-of-.safetensors", 0, 0},                {"a-1-of-3", 0, 0},
+        {"-of-3.safetensors", 0, 0},                  {"a-1-of-3.safetensors.old", 0, 0},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        uint64_t part = 0, parts = 0;
+        ct_case("%s", cases[i].name);
+        EXPECT_TRUE(checkpoint_shard_part(cases[i].name, &part, &parts) == (cases[i].parts > 0));
+        if (cases[i].parts == 0)
+            continue;
+        EXPECT_EQ_U64(cases[i].part, part);
+        EXPECT_EQ_U64(cases[i].parts, parts);
+    }
 }

@@ -207,7 +207,7 @@ TEST(stage, a_run_killed_after_it_published_does_not_remove_its_own_shards)
     /* Without --force: the content is the run's own. Side files are written anew, shards are not. */
     ASSERT_OK(stage_open(&s, dst, "/", false, false, &e), e);
     EXPECT_TRUE(s.publishing);
-    EXPECT_STR_EQ("journal publishing", list(s.dir));
+    EXPECT_STR_EQ(".journal .publishing", list(s.dir));
     put(s.dir, "config.json", "newer");
     ASSERT_OK(stage_publish(&s, &e), e);
     ASSERT_OK(stage_finish(&s, &e), e);

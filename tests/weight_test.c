@@ -411,3 +411,36 @@ TEST(weight, a_checkpoint_without_config_is_refused)
     source_close(&s);
     ckpt_release(&m);
 }
+
+TEST(weight, a_norm_or_bias_that_is_no_vector_is_refused)
+{
+    static const struct {
+        const char *name;
+        enum dtype_id dtype;
+        uint64_t dims[3];
+        uint32_t rank;
+        const char *refusal;
+    } cases[] = {
+        {"model.norm.weight", DTYPE_BF16, {16, 16}, 2, "tensor 'model.norm.weight' is [16, 16], not a vector"},
+        {"model.layers.1.input_layernorm.weight", DTYPE_BF16, {2, 128, 1}, 3, "is [2, 128, 1], not a vector"},
+        {"model.layers.1.mlp.gate.e_score_correction_bias", DTYPE_F32, {2, 2}, 2, "is [2, 2], not a vector"},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        static const struct scheme fp8 = {BLOCK(SCALE_F32)};
+        struct ckpt_maker m = {0};
+        struct source s;
+        struct arch arch;
+        struct err e = {0};
+        const char *dir = ct_temp_dir();
+        ct_case("%s", cases[i].name);
+        ASSERT_TRUE(tiny_arch(&arch, &m.arena, QUANT_FP8_TEXT, &m.config));
+        ckpt_model(&m, &arch, &fp8, NULL);
+        ckpt_drop(&m, cases[i].name);
+        ckpt_add(&m, cases[i].name, cases[i].dtype, cases[i].rank, cases[i].dims, NULL);
+        ckpt_write(&m, dir);
+        EXPECT_FALSE(source_open(&s, dir, true, &e));
+        EXPECT_ERR(e, ERR_FORMAT, cases[i].refusal);
+        ckpt_release(&m);
+    }
+}
