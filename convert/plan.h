@@ -31,6 +31,7 @@ struct plan_row {
     struct scheme scheme;
     const char *why;                 /* rule and reason, for the plan and quern.json */
     bool fell_back;                  /* the group did not fit the width */
+    bool calibrated;                 /* made while the model runs (convert/calibrated.h): no job writes it */
     struct tensor parts[PART_COUNT]; /* as they will stand; dtype NONE: no such part */
 };
 
@@ -38,6 +39,7 @@ struct plan_shard {
     const char *name;
     struct buf prefix; /* the file's first bytes: length, header, and the constant tensors behind it */
     uint64_t bytes;    /* of the whole file */
+    bool calibrated;   /* holds weights that no job writes: calibrated_run completes it */
 };
 
 /* One bundle to be written. Several share one reading of the source. */
@@ -102,7 +104,11 @@ struct plan_slice {
     uint64_t offset, bytes;      /* inside the tensor */
 };
 void plan_job_in(const struct plan *p, const struct job *j, struct plan_slice in[PART_COUNT]);
+/* What a job writes; nothing of a calibrated row, whose slices plan_row_slices gives. */
 void plan_job_out(const struct plan *p, const struct job *j, size_t output, struct plan_slice out[PART_COUNT]);
+
+void plan_row_slices(const struct plan_row *row, uint64_t first, uint64_t count, struct plan_slice out[PART_COUNT]);
+bool plan_is_calibrated(const struct plan_output *o);
 
 /* For each source shard, the number of the last job that reads it, plus one; 0: none does. mem_free it. */
 size_t *plan_last_jobs(const struct plan *p);

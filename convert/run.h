@@ -44,7 +44,7 @@ bool run_size(const struct plan *p, const struct run_options *o, struct run_size
 struct run_result *run_results_new(struct plan *p);
 
 /* Runs the jobs that the journal does not have yet; stages and results have one per output, and every shard ends
- * whole and durable in its stage. The error of the lowest-numbered failing job is the one reported. After an error
+ * whole and durable in its stage, but those with calibrated weights, which stay partial there. The error of the lowest-numbered failing job is the one reported. After an error
  * the stage holds what was done and the journal says so: journal->jobs_durable. */
 bool run_plan(struct plan *p, const struct run_options *o, struct stage *stages, struct journal *journal,
               struct run_result *results, struct progress *progress, struct err *e) CHECKED;

@@ -21,8 +21,10 @@ bool shard_file_write(struct shard_file *s, uint64_t offset, const void *data, s
 
 static void begin(struct shard_file *s)
 {
-    if (!s->hash.begun)
-        stream_hash_put(&s->hash, 0, s->prefix, s->prefix_bytes);
+    if (s->hash.begun)
+        return;
+    s->hash.read_again = s->hash_later;
+    stream_hash_put(&s->hash, 0, s->prefix, s->prefix_bytes);
 }
 
 void shard_file_hash(struct shard_file *s, uint64_t offset, const void *data, size_t bytes)

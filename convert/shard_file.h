@@ -18,6 +18,7 @@ struct shard_file {
     uint64_t synced;    /* hash.given at the last sync */
     const void *prefix; /* borrowed: the first bytes, hashed when hashing begins */
     size_t prefix_bytes;
+    bool hash_later; /* set after opening: its pieces are not all seen here; it is read again when whole */
     bool open; /* the writer's: set once */
     bool done; /* the hasher's: durable under its name */
     char sha256[HASH_HEX_BYTES];

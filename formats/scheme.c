@@ -19,6 +19,8 @@ static const char *const method_names[METHOD_COUNT] = {
     [METHOD_ROUND] = "round",
     [METHOD_ABSMAX] = "absmax",
     [METHOD_SEARCH] = "search",
+    [METHOD_GPTQ] = "gptq",
+    [METHOD_LDLQ] = "ldlq",
 };
 
 struct scale_info {
@@ -36,6 +38,11 @@ const char *scheme_kind_name(enum scheme_kind kind)
 {
     assert(kind < SCHEME_KIND_COUNT);
     return kind_names[kind];
+}
+
+bool method_is_calibrated(enum method method)
+{
+    return method == METHOD_GPTQ || method == METHOD_LDLQ;
 }
 
 const char *scheme_method_name(enum method method)
