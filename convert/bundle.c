@@ -9,8 +9,8 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/log.h"
+#include "formats/base/utf8.h"
 #include "formats/json.h"
-#include "formats/json_scan.h"
 #include "formats/manifest.h"
 
 /* Not copied: ours, or the source's description of other weights. */
@@ -53,7 +53,7 @@ static bool is_left_behind(const char *name)
 /* quern.json lists the files by name, and JSON has no other text. */
 static bool is_utf8(const char *name)
 {
-    return json_utf8_end(name, strlen(name)) == strlen(name);
+    return utf8_end(name, strlen(name)) == strlen(name);
 }
 
 static bool travels(const char *name, const struct stat *st)

@@ -51,14 +51,24 @@ static bool read_metadata(struct reading *r, const struct json *v, struct err *e
         return true;
     if (json_type(v) != JSON_OBJECT)
         return err_set(e, ERR_FORMAT, "'__metadata__' is %s, not an object", json_type_name(json_type(v)));
+    r->s->metadata = arena_array(r->arena, json_count(v), sizeof *r->s->metadata);
     for (const struct json *m = json_first(v); m; m = json_next(m)) {
         if (json_type(m) != JSON_STRING)
             return err_set(e, ERR_FORMAT, "'__metadata__': '%s' is %s, not a string", json_key(m),
                            json_type_name(json_type(m)));
-        if (!strcmp(json_key(m), "format"))
-            r->s->metadata_format = arena_strdup(r->arena, json_string(m));
+        r->s->metadata[r->s->metadata_count++] = (struct safetensors_meta){
+            .key = arena_strdup(r->arena, json_key(m)), .value = arena_strdup(r->arena, json_string(m))};
     }
+    r->s->metadata_format = safetensors_meta(r->s, "format");
     return true;
+}
+
+const char *safetensors_meta(const struct safetensors *s, const char *key)
+{
+    for (size_t i = 0; i < s->metadata_count; i++)
+        if (strcmp(s->metadata[i].key, key) == 0)
+            return s->metadata[i].value;
+    return NULL;
 }
 
 static bool read_dtype(struct tensor *t, const struct json *v, struct err *e)

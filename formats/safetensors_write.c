@@ -43,15 +43,24 @@ static void put_length(struct buf *head)
 bool safetensors_layout(struct buf *head, struct tensor *const *tensors, size_t count, uint64_t *file_bytes,
                         struct err *e)
 {
+    /* transformers refuses a metadata block with another format, and older releases one that is absent. */
+    static const struct safetensors_meta checkpoint = {"format", "pt"};
+
+    return safetensors_layout_meta(head, &checkpoint, 1, tensors, count, file_bytes, e);
+}
+
+bool safetensors_layout_meta(struct buf *head, const struct safetensors_meta *metadata, size_t metadata_count,
+                             struct tensor *const *tensors, size_t count, uint64_t *file_bytes, struct err *e)
+{
     struct json_writer w = {.out = head, .compact = true};
     uint64_t running = 0;
 
     assert(head->bytes == 0);
     buf_add(head, (const uint8_t[LENGTH_BYTES]){0}, LENGTH_BYTES);
     json_begin_object(&w, NULL);
-    /* transformers refuses a metadata block with another format, and older releases one that is absent. */
     json_begin_object(&w, "__metadata__");
-    json_put_string(&w, "format", "pt");
+    for (size_t i = 0; i < metadata_count; i++)
+        json_put_string(&w, metadata[i].key, metadata[i].value);
     json_end(&w, '}');
     for (size_t i = 0; i < count; i++) {
         uint64_t bytes = 0;

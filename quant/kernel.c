@@ -14,8 +14,10 @@
 #include "quant/e5m2.h"
 #include "quant/e8m0.h"
 #include "quant/f16.h"
+#include "quant/gemm_kernel.h"
 #include "quant/int4.h"
 #include "quant/reduce.h"
+#include "quant/vecmath.h"
 
 static bool ref_usable(void)
 {
@@ -28,7 +30,8 @@ static bool ref_usable(void)
 static bool avx2_usable(void)
 {
     unsigned a, b, c, d;
-    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+           (c & bit_F16C);
 }
 
 static bool avx512_usable(void)
@@ -60,6 +63,8 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_ref,
         .int4_absmax = int4_absmax_ref,
         .int4_search = int4_search_ref,
+        .vec = &vecmath_ref,
+        .gemm = &gemm_ref,
     },
 #if defined(__x86_64__)
     {
@@ -83,6 +88,8 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_avx2,
         .int4_absmax = int4_absmax_avx2,
         .int4_search = int4_search_avx2,
+        .vec = &vecmath_avx2,
+        .gemm = &gemm_avx2,
     },
     {
         .name = "avx512",
@@ -105,6 +112,8 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_avx512,
         .int4_absmax = int4_absmax_avx512,
         .int4_search = int4_search_avx512,
+        .vec = &vecmath_avx512,
+        .gemm = &gemm_avx512,
     },
 #endif
 };
