@@ -77,7 +77,8 @@ bool bundle_check_side_files(const struct plan *p, struct err *e)
         if (stat(path, &st) != 0)
             ok = err_sys(e, "side file '%s'", path);
         else if (!travels(names[i], &st))
-            log_note("'%s' is not %s and stays behind", names[i], S_ISREG(st.st_mode) ? "named in UTF-8" : "a regular file");
+            log_note("'%s' is not %s and stays behind", names[i],
+                     S_ISREG(st.st_mode) ? "named in UTF-8" : "a regular file");
         else if (access(path, R_OK) != 0)
             ok = err_sys(e, "side file '%s'", path);
     }
@@ -220,26 +221,52 @@ static bool is_quantized(const struct scheme *s)
     return s->kind != SCHEME_RAW && s->kind != SCHEME_PLAIN && s->method != METHOD_COPY;
 }
 
-static void fill_rows(struct manifest *m, const struct plan *p, const struct plan_output *o,
+/* The shape of the matrix, or of the tensor where it is stored as it is. */
+static void fill_shape(struct manifest_row *r, struct arena *a, const struct plan_row *row)
+{
+    const struct tensor *codes = &row->parts[PART_CODES];
+    bool plain = row->scheme.kind == SCHEME_RAW || row->scheme.kind == SCHEME_PLAIN;
+    const uint64_t matrix[] = {row->weight->rows, row->weight->cols};
+
+    r->rank = plain ? codes->rank : 2;
+    r->shape = arena_array(a, r->rank, sizeof *r->shape);
+    if (r->rank > 0)
+        memcpy(r->shape, plain ? codes->dims : matrix, r->rank * sizeof *r->shape);
+}
+
+static void fill_parts(struct manifest_row *r, struct arena *a, const struct plan_row *row)
+{
+    r->tensors = arena_array(a, 2 * PART_COUNT, sizeof *r->tensors);
+    r->sources = r->tensors + PART_COUNT;
+    for (enum part part = 0; part < PART_COUNT; part++) {
+        if (row->parts[part].dtype != DTYPE_NONE)
+            r->tensors[r->tensor_count++] = row->parts[part].name;
+        if (row->weight->parts[part])
+            r->sources[r->source_count++] = row->weight->parts[part]->name;
+    }
+}
+
+static void fill_rows(struct manifest *m, struct arena *a, const struct plan *p, const struct plan_output *o,
                       const struct run_result *result)
 {
     for (size_t i = 0; i < p->weight_count; i++) {
         const struct plan_row *row = &o->rows[i];
         struct manifest_row *r = &m->rows[m->row_count];
+        char scheme[SCHEME_TEXT];
         if (row->parts[PART_CODES].dtype == DTYPE_NONE)
             continue;
         m->row_count++;
         *r = (struct manifest_row){
             .name = row->weight->name,
             .role = role_get(row->weight->id.role)->name,
+            .scheme = arena_strdup(a, scheme_text(&row->scheme, scheme)),
+            .method = scheme_method_name(row->scheme.method),
+            .positive_scales = row->scheme.method == METHOD_SEARCH && row->scheme.positive_scales,
             .why = row->why,
-            .scheme = &row->scheme,
             .error = is_quantized(&row->scheme) ? weight_error_relative(&result->errors[i]) : -1,
         };
-        for (enum part part = 0; part < PART_COUNT; part++) {
-            r->tensors[part] = row->parts[part].dtype != DTYPE_NONE ? row->parts[part].name : NULL;
-            r->sources[part] = row->weight->parts[part] ? row->weight->parts[part]->name : NULL;
-        }
+        fill_shape(r, a, row);
+        fill_parts(r, a, row);
     }
 }
 
@@ -279,7 +306,7 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     m.file_count = l->count;
     list_sources(&m, l->arena, p, result);
     m.rows = arena_array(l->arena, p->weight_count, sizeof *m.rows);
-    fill_rows(&m, p, o, result);
+    fill_rows(&m, l->arena, p, o, result);
     m.drops = arena_array(l->arena, p->drop_count, sizeof *m.drops);
     for (size_t i = 0; i < p->drop_count; i++)
         m.drops[m.drop_count++] = (struct manifest_drop){.tensor = p->drops[i].name, .why = p->drops[i].why};

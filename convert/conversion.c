@@ -51,7 +51,7 @@ static void note_fall_backs(const struct plan *p, const struct plan_output *o)
 static void note_plan(const struct plan *p)
 {
     for (size_t i = 0; i < p->source->checkpoint.note_count; i++)
-        log_note("%s", p->source->checkpoint.notes[i]);
+        log_note("%s", p->source->checkpoint.notes[i].text);
     if (p->drop_count > 0)
         log_note("%zu source tensors are left out, '%s' first: %s", p->drop_count, p->drops[0].name, p->drops[0].why);
     for (size_t o = 0; o < p->output_count; o++) {
