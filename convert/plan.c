@@ -280,6 +280,15 @@ bool plan_is_calibrated(const struct plan_output *o)
     return false;
 }
 
+size_t plan_calibrated_output(const struct plan *p)
+{
+    size_t o = 0;
+
+    while (o < p->output_count && !plan_is_calibrated(&p->outputs[o]))
+        o++;
+    return o;
+}
+
 static size_t slices_bytes(const struct plan_slice s[PART_COUNT])
 {
     size_t bytes = 0;

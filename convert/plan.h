@@ -99,6 +99,7 @@ struct plan {
     const struct plan_piece **pieces; /* per weight, NULL for a whole one; NULL: all are whole */
     const struct plan_text *texts;
     size_t text_count;
+    const char *calibration; /* what the calibrated rows depend on beside recipe and source, in words; NULL: none are */
     bool same_config; /* config.json is the source's, byte for byte */
     struct plan_drop *drops;
     size_t drop_count;
@@ -144,6 +145,7 @@ void plan_job_out(const struct plan *p, const struct job *j, size_t output, stru
 
 void plan_row_slices(const struct plan_row *row, uint64_t first, uint64_t count, struct plan_slice out[PART_COUNT]);
 bool plan_is_calibrated(const struct plan_output *o);
+size_t plan_calibrated_output(const struct plan *p); /* the first that is; output_count: none */
 /* Reads a slice of a job's input; to has its bytes. Thread-safe. (plan_read.c) */
 bool plan_read(const struct plan *p, const struct plan_slice *s, void *to, struct err *e) CHECKED;
 

@@ -156,6 +156,8 @@ struct run_result *run_results_new(struct plan *p)
 
     for (size_t o = 0; o < p->output_count; o++) {
         results[o].errors = arena_array(&p->arena, p->weight_count, sizeof *results[o].errors);
+        if (plan_is_calibrated(&p->outputs[o]))
+            results[o].calibrated = arena_array(&p->arena, p->weight_count, sizeof *results[o].calibrated);
         results[o].sha256 = arena_array(&p->arena, p->outputs[o].shard_count, sizeof *results[o].sha256);
         results[o].source_sha256 = source;
     }

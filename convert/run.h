@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "convert/calibrated_result.h"
 #include "convert/plan.h"
 #include "convert/stage.h"
 #include "formats/base/err.h"
@@ -25,6 +26,7 @@ struct run_options {
 /* What the run learnt about one output. */
 struct run_result {
     struct weight_error *errors;           /* one per row */
+    struct calibrated_result *calibrated;  /* one per row; NULL: none is calibrated */
     char (*sha256)[HASH_HEX_BYTES];        /* one per shard */
     char (*source_sha256)[HASH_HEX_BYTES]; /* one per source shard, "" when not known; all outputs share it */
 };
