@@ -15,7 +15,9 @@
 #include "quant/e8m0.h"
 #include "quant/f16.h"
 #include "quant/int4.h"
+#include "quant/nearest.h"
 #include "quant/reduce.h"
+#include "quant/tile.h"
 
 static bool ref_usable(void)
 {
@@ -28,7 +30,8 @@ static bool ref_usable(void)
 static bool avx2_usable(void)
 {
     unsigned a, b, c, d;
-    return __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+           (c & bit_F16C);
 }
 
 static bool avx512_usable(void)
@@ -60,6 +63,9 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_ref,
         .int4_absmax = int4_absmax_ref,
         .int4_search = int4_search_ref,
+        .tile_fma = tile_fma_ref,
+        .tile_row_fma = tile_row_fma_ref,
+        .int4_nearest = int4_nearest_ref,
     },
 #if defined(__x86_64__)
     {
@@ -83,6 +89,9 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_avx2,
         .int4_absmax = int4_absmax_avx2,
         .int4_search = int4_search_avx2,
+        .tile_fma = tile_fma_avx2,
+        .tile_row_fma = tile_row_fma_avx2,
+        .int4_nearest = int4_nearest_avx2,
     },
     {
         .name = "avx512",
@@ -105,6 +114,9 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_avx512,
         .int4_absmax = int4_absmax_avx512,
         .int4_search = int4_search_avx512,
+        .tile_fma = tile_fma_avx512,
+        .tile_row_fma = tile_row_fma_avx512,
+        .int4_nearest = int4_nearest_avx512,
     },
 #endif
 };

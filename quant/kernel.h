@@ -2,8 +2,8 @@
  * starts. All kernels here are of the exact class: every variant gives the
  * bytes and the sums of the reference, NOUN_ref.c, which is the specification.
  *
- * Rules that make this so: float32, no FMA, rounding to nearest even, true
- * division where the reference divides; sums of errors run in sixteen float
+ * Rules that make this so: float32, no FMA but where a contract names it
+ * (quant/tile.h), rounding to nearest even, true division where the reference divides; sums of errors run in sixteen float
  * lanes over a row (lane = column % 16) and fold as a tree (8, 4, 2, 1), sums
  * inside a search group run by column, with vectors across rows. Tails go
  * through masks or the reference itself.
@@ -71,6 +71,12 @@ struct kernel {
     /* The scale search of quant/search.h; h: column weights [cols], or NULL for 1. */
     void (*int4_search)(const struct int4_rows *q, const float *x, size_t x_stride, const float *h, bool positive,
                         struct row_error *err);
+
+    /* ---- calibrated rounding: quant/tile.h, quant/nearest.h ---- */
+    void (*tile_fma)(float *c, size_t c_stride, const float *a, size_t a_row, size_t a_step, const float *b,
+                     size_t steps);
+    void (*tile_row_fma)(float *c, const float *a, const float *b, size_t steps);
+    void (*int4_nearest)(uint8_t *codes, float *q, const float *t, const float *s, const float *zero);
 };
 
 size_t kernel_count(void);                 /* variants compiled in */
