@@ -218,8 +218,9 @@ bool decode_row_to_bf16(struct decoder *d, uint64_t row, uint16_t *out, struct e
 }
 
 /* Zero points lie packed along rows: word (r, g) holds rows 8r .. 8r+7, each + 8. */
-static void unpack_zeros(struct decoder *d, uint64_t row, uint64_t groups)
+void decoder_load_zeros(struct decoder *d, uint64_t row)
 {
+    uint64_t groups = decoder_scales(d->from, d->cols);
     const uint32_t *words = (const uint32_t *)d->in->part[PART_ZERO_POINT] + (row - d->row) / 8 * groups;
     uint32_t shift = (uint32_t)(row % 8 * 4);
 
@@ -252,7 +253,7 @@ static bool decode_int4(struct decoder *d, uint64_t row, float *x, struct err *e
     if (!decoder_load_scales(d, row, e))
         return false;
     if (d->from->asymmetric)
-        unpack_zeros(d, row, groups);
+        decoder_load_zeros(d, row);
     d->kernel->int4_decode(x, d->cols, &q);
     if (!bf16)
         apply_scales(d, x);
