@@ -66,9 +66,9 @@ CXXFLAGS_ALL = -std=c++17 -D_GNU_SOURCE -I. $(OPTIMIZE) $(WARN) -ffp-contract=of
 LIBS = $(PKG_LIBS) -lm -pthread
 LINK = @mkdir -p $(@D) && echo "  LD  $@" && $(CC) $(OPTIMIZE) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-# The instruction set of a kernel file is in its name.
+# The instruction set of a kernel file is in its name. FMA comes from intrinsics only: -ffp-contract=off is for all.
 %_avx2.o: ISA := -mavx2 -mfma -mf16c
-%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c
+%_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mf16c
 
 MAIN := convert/main.c
 SOURCES := $(sort $(wildcard formats/base/*.c formats/*.c quant/*.c verify/*.c convert/*.c))

@@ -184,29 +184,41 @@ static bool refuse_fp8(const struct decoder *d, uint64_t row, uint32_t past_bits
     return err_set(e, ERR_FORMAT, "row %" PRIu64 " has a value that is not finite", row);
 }
 
-static bool decode_plain(struct decoder *d, uint64_t row, float *x, struct err *e)
+static bool decode_plain(struct decoder *d, uint64_t row, uint64_t col, uint64_t cols, float *x, struct err *e)
 {
     const void *codes = decoder_codes(d, row);
+    const uint16_t *halves = (const uint16_t *)codes + col;
     const struct kernel *k = d->kernel;
     bool finite;
 
     if (d->from->dtype == DTYPE_F32) {
-        memcpy(x, codes, d->cols * sizeof *x);
-        finite = k->f32_check(x, d->cols);
+        memcpy(x, (const float *)codes + col, cols * sizeof *x);
+        finite = k->f32_check(x, cols);
     } else if (d->from->dtype == DTYPE_F16) {
-        finite = k->f16_decode(x, codes, d->cols);
+        finite = k->f16_decode(x, halves, cols);
     } else {
-        finite = k->bf16_decode(x, codes, d->cols);
+        finite = k->bf16_decode(x, halves, cols);
     }
     return finite || refuse_plain(d, row, e);
 }
 
-static bool decode_fp8(struct decoder *d, uint64_t row, float *x, struct err *e)
+static bool decode_fp8(struct decoder *d, uint64_t row, uint64_t col, uint64_t cols, float *x, struct err *e)
 {
     if (!decoder_load_scales(d, row, e))
         return false;
-    return d->kernel->e4m3_decode(x, decoder_codes(d, row), d->cols, d->scales, d->block_cols) ||
-           refuse_fp8(d, row, UINT32_MAX, "", e);
+    const uint8_t *codes = (const uint8_t *)decoder_codes(d, row) + col;
+    const float *scales = d->scales + col / d->block_cols;
+    uint64_t left = d->block_cols - col % d->block_cols, run = left < cols ? left : cols;
+    bool finite = true;
+
+    if (left < d->block_cols) { /* what is left of a block */
+        finite = d->kernel->e4m3_decode(x, codes, run, scales++, run);
+        codes += run;
+        x += run;
+        cols -= run;
+    }
+    finite &= d->kernel->e4m3_decode(x, codes, cols, scales, d->block_cols);
+    return finite || refuse_fp8(d, row, UINT32_MAX, "", e);
 }
 
 bool decode_row_to_bf16(struct decoder *d, uint64_t row, uint16_t *out, struct err *e)
@@ -217,65 +229,103 @@ bool decode_row_to_bf16(struct decoder *d, uint64_t row, uint16_t *out, struct e
            refuse_fp8(d, row, 0x7F7F8000u, "BF16", e);
 }
 
-/* Zero points lie packed along rows: word (r, g) holds rows 8r .. 8r+7, each + 8. */
-void decoder_load_zeros(struct decoder *d, uint64_t row)
+/* Zero points of groups [first, end). They lie packed along rows: word (r, g) holds rows 8r .. 8r+7, each + 8. */
+static void unpack_zeros(struct decoder *d, uint64_t row, uint64_t first, uint64_t end)
 {
     uint64_t groups = decoder_scales(d->from, d->cols);
     const uint32_t *words = (const uint32_t *)d->in->part[PART_ZERO_POINT] + (row - d->row) / 8 * groups;
     uint32_t shift = (uint32_t)(row % 8 * 4);
 
-    for (uint64_t g = 0; g < groups; g++)
+    for (uint64_t g = first; g < end; g++)
         d->zeros[g] = (int8_t)((int)(words[g] >> shift & 15) - 8);
 }
 
 /* int4_decode multiplies by BF16 scales; other scales multiply afterwards, what decoding with 1.0 leaves exact. */
-static void apply_scales(const struct decoder *d, float *x)
+static void apply_scales(float *x, const float *scales, uint64_t groups, uint64_t group_cols)
 {
-    for (uint64_t begin = 0, g = 0; begin < d->cols; begin += d->block_cols, g++)
-        for (uint64_t c = begin; c < begin + d->block_cols; c++)
-            x[c] *= d->scales[g];
+    for (uint64_t g = 0; g < groups; g++)
+        for (uint64_t c = g * group_cols; c < (g + 1) * group_cols; c++)
+            x[c] *= scales[g];
 }
 
-static bool decode_int4(struct decoder *d, uint64_t row, float *x, struct err *e)
+/* `groups` runs of group_cols columns from col on, each with its scale, the first that of group `first`. */
+static void decode_groups(const struct decoder *d, uint64_t row, uint64_t col, uint64_t first, uint64_t groups,
+                          uint64_t group_cols, float *x)
 {
-    uint64_t words = (d->cols + 7) / 8, groups = decoder_scales(d->from, d->cols);
+    uint64_t words = (d->cols + 7) / 8, scales = decoder_scales(d->from, d->cols);
     bool bf16 = d->from->scale == SCALE_BF16;
     struct int4_rows q = {
-        .words = (uint32_t *)d->in->part[PART_CODES] + (row - d->row) * words,
-        .scales = bf16 ? (uint16_t *)d->in->part[PART_SCALE] + (row - d->row) * groups : d->ones,
-        .zeros = d->from->asymmetric ? d->zeros : NULL,
+        .words = (uint32_t *)d->in->part[PART_CODES] + (row - d->row) * words + col / 8,
+        .scales = bf16 ? (uint16_t *)d->in->part[PART_SCALE] + (row - d->row) * scales + first : d->ones,
+        .zeros = d->from->asymmetric ? d->zeros + first : NULL,
         .words_stride = words,
         .rows = 1,
-        .cols = d->cols,
-        .group_cols = d->block_cols,
+        .cols = groups * group_cols,
+        .group_cols = group_cols,
     };
+
+    d->kernel->int4_decode(x, q.cols, &q);
+    if (!bf16)
+        apply_scales(x, d->scales + first, groups, group_cols);
+}
+
+/* Columns that begin or end inside a group are that group's alone. */
+static void decode_int4_cols(const struct decoder *d, uint64_t row, uint64_t col, uint64_t cols, float *x)
+{
+    uint64_t each = d->block_cols, end = col + cols;
+
+    while (col < end) {
+        uint64_t left = each - col % each, groups = (end - col) / each, run = left < end - col ? left : end - col;
+        if (left == each && groups > 0) {
+            decode_groups(d, row, col, col / each, groups, each, x);
+            run = groups * each;
+        } else {
+            decode_groups(d, row, col, col / each, 1, run, x);
+        }
+        col += run;
+        x += run;
+    }
+}
+
+static bool decode_int4(struct decoder *d, uint64_t row, uint64_t col, uint64_t cols, float *x, struct err *e)
+{
+    uint64_t first = col / d->block_cols, end = (col + cols + d->block_cols - 1) / d->block_cols;
 
     if (!decoder_load_scales(d, row, e))
         return false;
     if (d->from->asymmetric)
-        decoder_load_zeros(d, row);
-    d->kernel->int4_decode(x, d->cols, &q);
-    if (!bf16)
-        apply_scales(d, x);
+        unpack_zeros(d, row, first, end);
+    decode_int4_cols(d, row, col, cols, x);
 
     /* 15 is the largest code, -8 - 7. Only a scale near the end of the range can make a product that is not finite. */
-    if (d->kernel->absmax(d->scales, groups) <= 0x1p123f || d->kernel->f32_check(x, d->cols))
+    if (d->kernel->absmax(d->scales + first, end - first) <= 0x1p123f || d->kernel->f32_check(x, cols))
         return true;
     uint64_t c = 0;
     while (isfinite(x[c]))
         c++;
-    return err_set(e, ERR_FORMAT, "value at row %" PRIu64 ", column %" PRIu64 " is not finite (int4, scale %g)", row, c,
-                   (double)d->scales[c / d->block_cols]);
+    return err_set(e, ERR_FORMAT, "value at row %" PRIu64 ", column %" PRIu64 " is not finite (int4, scale %g)", row,
+                   col + c, (double)d->scales[(col + c) / d->block_cols]);
+}
+
+bool decode_cols(struct decoder *d, uint64_t row, uint64_t col, uint64_t cols, float *x, struct err *e)
+{
+    assert(col % DECODE_COLS_MULTIPLE == 0 && col + cols <= d->cols);
+    if (d->from->kind == SCHEME_PLAIN)
+        return decode_plain(d, row, col, cols, x, e);
+    if (d->from->kind == SCHEME_INT4)
+        return decode_int4(d, row, col, cols, x, e);
+    assert(scheme_is_fp8(d->from));
+    return decode_fp8(d, row, col, cols, x, e);
+}
+
+void decoder_load_zeros(struct decoder *d, uint64_t row)
+{
+    unpack_zeros(d, row, 0, decoder_scales(d->from, d->cols));
 }
 
 bool decode_row(struct decoder *d, uint64_t row, float *x, struct err *e)
 {
-    if (d->from->kind == SCHEME_PLAIN)
-        return decode_plain(d, row, x, e);
-    if (d->from->kind == SCHEME_INT4)
-        return decode_int4(d, row, x, e);
-    assert(scheme_is_fp8(d->from));
-    return decode_fp8(d, row, x, e);
+    return decode_cols(d, row, 0, d->cols, x, e);
 }
 
 size_t decode_scratch_bytes(const struct scheme *from, uint64_t cols)

@@ -39,6 +39,9 @@ bool decoder_load_scales(struct decoder *d, uint64_t row, struct err *e) CHECKED
 void decoder_load_zeros(struct decoder *d, uint64_t row);
 /* The codes of a row of a float scheme. */
 const void *decoder_codes(const struct decoder *d, uint64_t row);
+/* Columns [col, col + cols) of a row; col is a multiple of DECODE_COLS_MULTIPLE. */
+#define DECODE_COLS_MULTIPLE 8u
+bool decode_cols(struct decoder *d, uint64_t row, uint64_t col, uint64_t cols, float *x, struct err *e) CHECKED;
 bool decode_row(struct decoder *d, uint64_t row, float *x, struct err *e) CHECKED;
 bool decode_row_to_bf16(struct decoder *d, uint64_t row, uint16_t *out, struct err *e) CHECKED; /* FP8 only */
 

@@ -2,8 +2,8 @@
  * starts. All kernels here are of the exact class: every variant gives the
  * bytes and the sums of the reference, NOUN_ref.c, which is the specification.
  *
- * Rules that make this so: float32, no FMA but where a contract names it
- * (quant/tile.h), rounding to nearest even, true division where the reference divides; sums of errors run in sixteen float
+ * Rules that make this so: float32, no FMA but where a contract writes it, rounding to nearest even, true
+ * division where the reference divides; sums of errors run in sixteen float
  * lanes over a row (lane = column % 16) and fold as a tree (8, 4, 2, 1), sums
  * inside a search group run by column, with vectors across rows. Tails go
  * through masks or the reference itself.
@@ -25,13 +25,16 @@ struct row_error {
     float error2, energy2;
 };
 
+struct vecmath;     /* quant/vecmath.h */
+struct gemm_kernel; /* quant/gemm_kernel.h */
+
 /* How int4 groups of one row, or of some rows, are stored. words: 8 codes each, low nibble first, code + 8.
  * group_cols divides cols; it is a multiple of 8, except that it may be cols itself, of any size. */
 struct int4_rows {
-    uint32_t *words;      /* [rows][words_stride] */
-    uint16_t *scales;     /* BF16 [rows][cols / group_cols] */
-    int8_t *zeros;        /* -8..7, the same shape, or NULL when symmetric; packing them is the caller's */
-    size_t words_stride;  /* words per row: ceil(cols / 8) */
+    uint32_t *words;     /* [rows][words_stride] */
+    uint16_t *scales;    /* BF16 [rows][cols / group_cols] */
+    int8_t *zeros;       /* -8..7, the same shape, or NULL when symmetric; packing them is the caller's */
+    size_t words_stride; /* words per row: ceil(cols / 8) */
     size_t rows, cols, group_cols;
 };
 
@@ -55,8 +58,8 @@ struct kernel {
     bool (*e4m3_to_bf16)(uint16_t *out, const uint8_t *codes, size_t n, const float *scales, size_t block_cols);
 
     bool (*e5m2_decode)(float *x, const uint8_t *codes, size_t n, float scale);
-    void (*e5m2_encode)(uint8_t *codes, const float *x, size_t n, float scale); /* saturates at 57344 */
-    bool (*e8m0_decode)(float *x, const uint8_t *codes, size_t n);              /* 2^(b-127); 255 is NaN */
+    void (*e5m2_encode)(uint8_t *codes, const float *x, size_t n, float scale);  /* saturates at 57344 */
+    bool (*e8m0_decode)(float *x, const uint8_t *codes, size_t n);               /* 2^(b-127); 255 is NaN */
     void (*e2m1_decode)(float *x, const uint8_t *packed, size_t n, float scale); /* low nibble first */
     void (*e2m1_encode)(uint8_t *packed, const float *x, size_t n, float scale); /* ties to the even code; keeps -0 */
 
@@ -68,6 +71,11 @@ struct kernel {
     /* Scale 2*amax/15 per group, rounded to BF16 before codes are made: q = rint(clamp(w / s, -8, 7)).
      * With q->zeros: min-max asymmetric. err: one per row. */
     void (*int4_absmax)(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err);
+    /* The whole way from FP8 to symmetric int4: e4m3_decode, then int4_absmax, of rows that share their scales
+     * (positive and finite, one per block_cols columns). codes: [rows][stride]. group_cols is 32, 64 or 128 and divides
+     * block_cols. false: a value is not finite; *q and *err are then unspecified. */
+    bool (*e4m3_to_int4)(const struct int4_rows *q, const uint8_t *codes, size_t stride, const float *scales,
+                         size_t block_cols, struct row_error *err);
     /* The scale search of quant/search.h; h: column weights [cols], or NULL for 1. */
     void (*int4_search)(const struct int4_rows *q, const float *x, size_t x_stride, const float *h, bool positive,
                         struct row_error *err);
@@ -77,10 +85,14 @@ struct kernel {
                      size_t steps);
     void (*tile_row_fma)(float *c, const float *a, const float *b, size_t steps);
     void (*int4_nearest)(uint8_t *codes, float *q, const float *t, const float *s, const float *zero);
+
+    /* ---- a forward pass: fused multiply-adds where their headers say so ---- */
+    const struct vecmath *vec;
+    const struct gemm_kernel *gemm;
 };
 
-size_t kernel_count(void);                 /* variants compiled in */
-const struct kernel *kernel_at(size_t i);  /* 0 is the reference */
+size_t kernel_count(void);                /* variants compiled in */
+const struct kernel *kernel_at(size_t i); /* 0 is the reference */
 
 /* The best usable one, or what QUERN_CPU names; an unknown or unusable name is ERR_USAGE. Call once, early. */
 bool kernel_pick(struct err *e) CHECKED;

@@ -372,7 +372,7 @@ static void check_files(struct inspection *in)
     uint64_t misaligned = 0;
 
     for (size_t i = 0; i < c->note_count; i++)
-        inspect_find(in, INSPECT_NOTE, "%s", c->notes[i]);
+        inspect_find(in, INSPECT_NOTE, "%s", c->notes[i].text);
     for (size_t i = 0; i < c->shard_count; i++)
         if (c->shards[i].data_offset > 8u + SAFETENSORS_HEADER_BYTES_HUB)
             inspect_find(in, INSPECT_WARNING, "'%s' has a header of %" PRIu64 " bytes; the hub reads up to %u",
