@@ -11,6 +11,7 @@
 #include "quant/bf16.h"
 #include "quant/e2m1.h"
 #include "quant/e4m3.h"
+#include "quant/e4m3_int4.h"
 #include "quant/e5m2.h"
 #include "quant/e8m0.h"
 #include "quant/f16.h"
@@ -54,6 +55,7 @@ static const struct kernel kernels[] = {
         .e4m3_decode = e4m3_decode_ref,
         .e4m3_encode = e4m3_encode_ref,
         .e4m3_to_bf16 = e4m3_to_bf16_ref,
+        .e4m3_to_int4 = e4m3_to_int4_ref,
         .e5m2_decode = e5m2_decode_ref,
         .e5m2_encode = e5m2_encode_ref,
         .e8m0_decode = e8m0_decode_ref,
@@ -79,6 +81,7 @@ static const struct kernel kernels[] = {
         .e4m3_decode = e4m3_decode_avx2,
         .e4m3_encode = e4m3_encode_avx2,
         .e4m3_to_bf16 = e4m3_to_bf16_avx2,
+        .e4m3_to_int4 = e4m3_to_int4_avx2,
         .e5m2_decode = e5m2_decode_avx2,
         .e5m2_encode = e5m2_encode_avx2,
         .e8m0_decode = e8m0_decode_avx2,
@@ -103,6 +106,7 @@ static const struct kernel kernels[] = {
         .e4m3_decode = e4m3_decode_avx512,
         .e4m3_encode = e4m3_encode_avx512,
         .e4m3_to_bf16 = e4m3_to_bf16_avx512,
+        .e4m3_to_int4 = e4m3_to_int4_avx512,
         .e5m2_decode = e5m2_decode_avx512,
         .e5m2_encode = e5m2_encode_avx512,
         .e8m0_decode = e8m0_decode_avx512,
