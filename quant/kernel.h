@@ -80,6 +80,12 @@ struct kernel {
     void (*int4_search)(const struct int4_rows *q, const float *x, size_t x_stride, const float *h, bool positive,
                         struct row_error *err);
 
+    /* ---- calibrated rounding: quant/tile.h, quant/nearest.h ---- */
+    void (*tile_fma)(float *c, size_t c_stride, const float *a, size_t a_row, size_t a_step, const float *b,
+                     size_t steps);
+    void (*tile_row_fma)(float *c, const float *a, const float *b, size_t steps);
+    void (*int4_nearest)(uint8_t *codes, float *q, const float *t, const float *s, const float *zero);
+
     /* ---- a forward pass: fused multiply-adds where their headers say so ---- */
     const struct vecmath *vec;
     const struct gemm_kernel *gemm;
