@@ -7,6 +7,7 @@
 #include "formats/base/file.h"
 #include "formats/base/log.h"
 #include "formats/base/pool.h"
+#include "verify/mtp.h"
 
 /* Of a hidden state on its way to or from a file. */
 #define STREAM_BLOCK_TOKENS 256u
@@ -148,11 +149,12 @@ static void drop_stream(struct pipeline *p, uint64_t layer)
 
 /* ---- a layer ---- */
 
-static void list_layer(struct pipeline *p, uint64_t layer)
+static void list_layer(struct pipeline *p, uint64_t layer, uint64_t tokens)
 {
     const struct plan *plan = p->plan;
 
     p->layer = layer;
+    p->tokens = tokens;
     p->any_expert = false;
     memset(p->linear, 0, sizeof p->linear);
     memset(p->experts, 0, plan->source->arch.experts * sizeof *p->experts);
@@ -193,10 +195,11 @@ static void journal_rows(struct pipeline *p)
     journal_layer(p->journal, p->layer);
 }
 
-/* What this layer made is on disk before the journal says so, and the journal says so before what led here goes. */
+/* What this layer made is on disk before the journal says so, and the journal says so before what led here goes.
+ * Nothing comes behind an MTP layer: after is NULL. */
 static bool finish_layer(struct pipeline *p, const struct stream *after, struct err *e)
 {
-    if (!sync_shards(p, e) || !save_stream(p, p->layer, after, e))
+    if (!sync_shards(p, e) || (after && !save_stream(p, p->layer, after, e)))
         return false;
     journal_rows(p);
     if (!journal_flush(p->journal, e))
@@ -206,44 +209,82 @@ static bool finish_layer(struct pipeline *p, const struct stream *after, struct 
     return true;
 }
 
-static bool run_layer(struct pipeline *p, uint64_t layer, const struct stream *in, struct stream *out, struct err *e)
+static struct observer begin_layer(struct pipeline *p, uint64_t layer, uint64_t tokens)
 {
     char label[32];
-    list_layer(p, layer);
-    struct observer o = {
+
+    list_layer(p, layer, tokens);
+    pipeline_flows_want(p);
+    snprintf(label, sizeof label, "layer %llu", (unsigned long long)layer);
+    progress_label(p->progress, label);
+    return (struct observer){
         .ctx = p,
         .input = pipeline_on_input,
         .linear = any_linear(p) ? pipeline_on_linear : NULL,
         .expert = p->any_expert ? pipeline_on_expert : NULL,
     };
+}
 
-    snprintf(label, sizeof label, "layer %llu", (unsigned long long)layer);
-    progress_label(p->progress, label);
-    pipeline_flows_want(p);
+static bool run_layer(struct pipeline *p, uint64_t layer, const struct stream *in, struct stream *out, struct err *e)
+{
+    struct observer o = begin_layer(p, layer, p->options->batch->tokens);
     bool ok = forward_layer(p->forward, layer, in, out, &o, e) && pipeline_silent_experts(p, e) &&
               finish_layer(p, out, e);
+
     pipeline_flows_release(p);
+    return ok;
+}
+
+/* Its inputs come from the last hidden state and the next token's embedding. */
+static bool run_mtp(struct pipeline *p, const struct stream *last, struct err *e)
+{
+    struct mtp_batch m = {0};
+    struct stream out = {0};
+
+    mtp_batch_init(&m, p->options->batch);
+    struct observer o = begin_layer(p, p->plan->source->arch.layers, m.batch.tokens);
+    bool ok = (m.batch.tokens == 0 || forward_mtp(p->forward, &m, last, &out, &o, e)) &&
+              pipeline_silent_experts(p, e) && finish_layer(p, NULL, e);
+    pipeline_flows_release(p);
+    stream_close(&out);
+    mtp_batch_release(&m);
     return ok;
 }
 
 /* ---- the whole ---- */
 
+static bool any_calibrated(const struct pipeline *p, uint64_t layer)
+{
+    for (size_t i = 0; i < p->plan->weight_count; i++)
+        if (p->out->rows[i].calibrated && p->plan->weights[i]->id.layer == (int64_t)layer)
+            return true;
+    return false;
+}
+
+static bool enter(struct pipeline *p, uint64_t first, struct stream *in, struct err *e)
+{
+    return first == 0 ? forward_embed(p->forward, in, e) : load_stream(p, first - 1, in, e);
+}
+
 static bool run_layers(struct pipeline *p, struct err *e)
 {
     uint64_t layers = p->plan->source->arch.layers, first = p->journal->layers_done;
+    bool mtp = first <= layers && any_calibrated(p, layers);
     struct stream streams[2] = {{0}, {0}};
-    bool ok = forward_stream(p->forward, &streams[0], e) && forward_stream(p->forward, &streams[1], e);
+    bool ok = true;
 
-    if (ok && first == 0)
-        ok = forward_embed(p->forward, &streams[0], e);
-    else if (ok && first < layers)
-        ok = load_stream(p, first - 1, &streams[first % 2], e);
+    if (first >= layers + mtp)
+        return true;
+    ok = forward_stream(p->forward, &streams[0], e) && forward_stream(p->forward, &streams[1], e) &&
+         enter(p, first, &streams[first % 2], e);
     for (uint64_t layer = first; layer < layers && ok; layer++) {
         if (signal_cancelled())
             ok = err_set(e, ERR_CANCELLED, "interrupted");
         else
             ok = run_layer(p, layer, &streams[layer % 2], &streams[(layer + 1) % 2], e);
     }
+    if (ok && mtp)
+        ok = run_mtp(p, &streams[layers % 2], e);
     stream_close(&streams[0]);
     stream_close(&streams[1]);
     return ok;
@@ -293,6 +334,14 @@ static bool open_forward(struct pipeline *p, const struct pipeline_options *o, s
     return forward_open(&p->forward, p->plan->source, &f, e) && forward_begin(p->forward, o->batch, e);
 }
 
+static bool is_whole(const struct pipeline *p)
+{
+    for (size_t i = 0; i < p->out->shard_count; i++)
+        if (p->out->shards[i].calibrated && p->result->sha256[i][0] == '\0')
+            return false;
+    return true;
+}
+
 bool pipeline_run(struct plan *plan, size_t output, const struct pipeline_options *o, struct stage *stage,
                   struct journal *journal, struct run_result *result, struct progress *progress, struct err *e)
 {
@@ -309,9 +358,11 @@ bool pipeline_run(struct plan *plan, size_t output, const struct pipeline_option
         .files = mem_alloc(plan->outputs[output].shard_count * sizeof *p.files),
         .experts = mem_alloc((plan->source->arch.experts + 1) * sizeof *p.experts),
     };
-    bool ok = false;
+    bool ok = is_whole(&p);
 
     pthread_mutex_init(&p.lock, NULL);
+    if (ok)
+        goto done;
     if (!open_forward(&p, o, e))
         goto done;
     pipeline_rooms_make(&p);

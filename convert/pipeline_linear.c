@@ -98,7 +98,7 @@ bool pipeline_on_input(void *ctx, const struct linear_input *in, struct err *e)
 {
     struct pipeline *p = ctx;
     struct flow *f = &p->flows[input_of(in->role)];
-    uint64_t all = p->options->batch->tokens, cap = MOMENTS_CAP_PER_COL * in->cols;
+    uint64_t all = p->tokens, cap = MOMENTS_CAP_PER_COL * in->cols;
 
     if (!f->wanted)
         return true;

@@ -60,6 +60,7 @@ struct pipeline {
 
     /* the layer that runs */
     uint64_t layer;
+    uint64_t tokens;              /* that go through it: the batch's, fewer in an MTP layer */
     uint32_t linear[ROLE_COUNT];  /* row index + 1 of a calibrated weight that is no expert's */
     uint32_t (*experts)[MLP_PARTS]; /* [experts]: the same */
     bool any_expert;

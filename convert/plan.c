@@ -4,6 +4,7 @@
 
 #include "formats/base/log.h"
 #include "formats/engine.h"
+#include "quant/calibrated.h"
 
 #define NAMES_LISTED_MAX 4u
 
@@ -132,6 +133,44 @@ static bool set_parts(struct plan *p, struct plan_row *row, struct err *e)
     return true;
 }
 
+/* What the forward pass shows the inputs of. */
+static bool is_seen(const struct arch *arch, const struct tensor_id *id)
+{
+    if (id->layer < 0 || id->layer > (int64_t)arch->layers)
+        return false;
+    switch (id->role) {
+    case ROLE_Q_PROJ:
+    case ROLE_Q_A_PROJ:
+    case ROLE_Q_B_PROJ:
+    case ROLE_KV_A_PROJ:
+    case ROLE_KV_B_PROJ:
+    case ROLE_O_PROJ:
+    case ROLE_DENSE_GATE:
+    case ROLE_DENSE_UP:
+    case ROLE_DENSE_DOWN:
+    case ROLE_SHARED_GATE:
+    case ROLE_SHARED_UP:
+    case ROLE_SHARED_DOWN:
+    case ROLE_EXPERT_GATE:
+    case ROLE_EXPERT_UP:
+    case ROLE_EXPERT_DOWN:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* An indexer, or a second MTP layer, is rounded without calibration. */
+static void calibrate_row(struct plan *p, struct plan_row *row)
+{
+    row->calibrated = is_seen(&p->source->arch, &row->weight->id);
+    if (row->calibrated)
+        return;
+    row->scheme.method = row->scheme.kind == SCHEME_INT4 ? METHOD_SEARCH : METHOD_ABSMAX;
+    row->why = arena_printf(&p->arena, "%s; its inputs are not seen: %s", row->why,
+                            scheme_method_name(row->scheme.method));
+}
+
 static bool choose_row(struct plan *p, struct plan_output *o, size_t i, struct err *e)
 {
     const struct weight *w = p->weights[i];
@@ -149,8 +188,10 @@ static bool choose_row(struct plan *p, struct plan_output *o, size_t i, struct e
     row->scheme = choice.scheme;
     row->why = choice.why;
     row->fell_back = choice.fell_back;
-    row->calibrated = method_is_calibrated(row->scheme.method);
-    if (row->scheme.method != METHOD_COPY && !transform_check(&w->stored, &row->scheme, e))
+    if (method_is_calibrated(row->scheme.method))
+        calibrate_row(p, row);
+    if (row->calibrated ? !calibrated_check(row->scheme.method, &w->stored, &row->scheme, e)
+                        : row->scheme.method != METHOD_COPY && !transform_check(&w->stored, &row->scheme, e))
         return err_in(e, "'%s'", w->name);
     return set_parts(p, row, e);
 }
