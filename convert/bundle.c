@@ -15,8 +15,18 @@
 
 /* Not copied: ours, or the source's description of other weights. */
 static const char *const replaced_files[] = {
-    "config.json",          "model.safetensors.index.json", "README.md",   MANIFEST_NAME, "model.sig", "experts.json",
-    "quantize_config.json", "hf_quant_config.json",         "recipe.yaml",
+    "config.json",
+    "model.safetensors.index.json",
+    "README.md",
+    MANIFEST_NAME,
+    "model.sig",
+    "experts.json",
+    "quantize_config.json",
+    "hf_quant_config.json",
+    "recipe.yaml",
+    "placement-sglang.json",
+    "placement-vllm.json",
+    "placement.json",
 };
 /* Weights in other containers: they would be larger than the bundle and say something else. */
 static const char *const weight_suffixes[] = {
@@ -111,9 +121,14 @@ bool bundle_side_files(const struct plan *p, struct arena *a, char ***names, siz
 bool bundle_config(const struct plan *p, const struct plan_output *o, struct buf *config, struct err *e)
 {
     const struct checkpoint *c = &p->source->checkpoint;
-    struct engine_weight *list = mem_alloc((p->weight_count + 1) * sizeof *list);
+    struct engine_weight *list = NULL;
     size_t count = 0;
 
+    if (p->same_config) {
+        buf_add(config, c->config, c->config_bytes);
+        return true;
+    }
+    list = mem_alloc((p->weight_count + 1) * sizeof *list);
     for (size_t i = 0; i < p->weight_count; i++)
         if (p->weights[i]->id.part != NAME_INPUT_SCALE)
             list[count++] = (struct engine_weight){.weight = p->weights[i], .scheme = &o->rows[i].scheme};
@@ -134,7 +149,7 @@ static void write_index(struct buf *out, const struct plan *p, const struct plan
     for (size_t i = 0; i < p->weight_count; i++)
         for (enum part part = 0; part < PART_COUNT; part++) {
             const struct tensor *t = &o->rows[i].parts[part];
-            if (t->dtype != DTYPE_NONE)
+            if (t->dtype != DTYPE_NONE && !o->rows[i].unlisted)
                 json_put_string(&w, t->name, o->shards[t->shard].name);
         }
     json_end(&w, '}');
@@ -159,15 +174,29 @@ static void list_file(struct file_list *l, const char *name, uint64_t bytes, con
     };
 }
 
-static bool write_text(struct stage *s, const char *name, const struct buf *text, struct file_list *l, struct err *e)
+static bool write_bytes(struct stage *s, const char *name, const char *text, size_t bytes, struct file_list *l,
+                        struct err *e)
 {
     char hex[HASH_HEX_BYTES];
 
-    if (!file_write_whole(stage_path(s, name), text->data, text->bytes, e))
+    if (!file_write_whole(stage_path(s, name), text, bytes, e))
         return false;
-    hash_hex(text->data, text->bytes, hex);
+    hash_hex(text, bytes, hex);
     if (l)
-        list_file(l, name, text->bytes, hex);
+        list_file(l, name, bytes, hex);
+    return true;
+}
+
+static bool write_text(struct stage *s, const char *name, const struct buf *text, struct file_list *l, struct err *e)
+{
+    return write_bytes(s, name, text->data, text->bytes, l, e);
+}
+
+static bool write_plan_texts(const struct plan *p, struct stage *s, struct file_list *l, struct err *e)
+{
+    for (size_t i = 0; i < p->text_count; i++)
+        if (!write_bytes(s, p->texts[i].name, p->texts[i].text, strlen(p->texts[i].text), l, e))
+            return false;
     return true;
 }
 
@@ -206,8 +235,8 @@ static bool copy_side_files(const struct plan *p, size_t shard_count, struct sta
 
     if (!bundle_side_files(p, l->arena, &names, &count, e))
         return false;
-    /* Room for these, the shards, and config, index and card. */
-    l->items = arena_array(l->arena, count + shard_count + 3, sizeof *l->items);
+    /* Room for these, the shards, what the plan has beside, and config, index and card. */
+    l->items = arena_array(l->arena, count + shard_count + p->text_count + 3, sizeof *l->items);
     for (size_t i = 0; i < count; i++)
         if (!copy_side_file(p, s, names[i], l, e))
             return false;
@@ -329,9 +358,11 @@ bool bundle_write(struct plan *p, size_t output, const struct run_result *result
         goto done;
     if (!bundle_config(p, o, &config, e) || !write_text(stage, "config.json", &config, &files, e))
         goto done;
+    if (!write_plan_texts(p, stage, &files, e))
+        goto done;
     write_index(&index, p, o);
     bool one_file = o->shard_count == 1 && strcmp(o->shards[0].name, "model.safetensors") == 0;
-    if (!one_file && !write_text(stage, "model.safetensors.index.json", &index, &files, e))
+    if (!one_file && !o->no_index && !write_text(stage, "model.safetensors.index.json", &index, &files, e))
         goto done;
     card_write(&card, p, output, result, options);
     if (!write_text(stage, "README.md", &card, &files, e))

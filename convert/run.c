@@ -21,8 +21,7 @@ bool run_open_shard(struct line *l, size_t output, uint32_t shard, bool resume, 
 
     if (f->open)
         return true;
-    return shard_file_open(f, stage_path(&l->stages[output], s->name), s->bytes, s->prefix.data, s->prefix.bytes,
-                           resume, e);
+    return shard_file_open(f, stage_path(&l->stages[output], s->name), s->bytes, &s->prefix, &s->suffix, resume, e);
 }
 
 bool run_finish_shard(struct line *l, size_t output, uint32_t shard, struct err *e)

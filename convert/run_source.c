@@ -26,7 +26,7 @@ static void mark_read(const struct plan *p, bool *is_read)
 {
     for (size_t i = 0; i < p->weight_count; i++) {
         const struct tensor *t = p->weights[i]->parts[PART_CODES];
-        if (t && p->weights[i]->rows > 0)
+        if (t && p->weights[i]->rows > 0 && !(p->pieces && p->pieces[i]))
             is_read[t - p->source->checkpoint.tensors] = true;
     }
 }
@@ -125,6 +125,8 @@ bool run_source_hash(struct run_source *s, size_t job, const struct slices *in, 
     if (!s->hash)
         return true;
     plan_job_in(s->plan, &s->plan->jobs[job], slices);
+    if (s->plan->pieces && s->plan->pieces[s->plan->jobs[job].weight])
+        return true;
     return !slices[PART_CODES].tensor || hash_piece(s, &slices[PART_CODES], in->part[PART_CODES], e);
 }
 

@@ -50,8 +50,7 @@ static bool read_job(struct line *l, size_t number, struct err *e)
         if (!in[part].tensor)
             continue;
         slot->from.part[part] = slot->in + at;
-        if (!checkpoint_read(&p->source->checkpoint, in[part].tensor, in[part].offset, slot->in + at, in[part].bytes,
-                             e))
+        if (!plan_read(p, &in[part], slot->in + at, e))
             return false;
         at += (in[part].bytes + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN;
         progress_add(l->progress, in[part].bytes);

@@ -86,6 +86,17 @@ uint32_t scheme_row_multiple(const struct scheme *s);
  * does too, or is rows. */
 void scheme_slice(const struct scheme *s, enum part part, uint64_t rows, uint64_t cols, uint64_t row, uint64_t count,
                   uint64_t *offset, uint64_t *bytes);
+/* Columns a window must begin at a multiple of: 1, 8 (packed codes), the group, or block_cols. */
+uint32_t scheme_col_multiple(const struct scheme *s);
+/* Where the window [row, row + count) x [col, col + width) of a [rows, cols] matrix stands in a part: `lines` byte
+ * ranges of line_bytes each, stride_bytes apart. A part without a share in the window has no lines; a per-tensor or
+ * per-row scale is the same whatever the columns. rows as for scheme_slice; col obeys scheme_col_multiple, and
+ * col + width does too, or is cols. */
+struct scheme_window {
+    uint64_t offset, line_bytes, stride_bytes, lines;
+};
+struct scheme_window scheme_window(const struct scheme *s, enum part part, uint64_t rows, uint64_t cols, uint64_t row,
+                                   uint64_t count, uint64_t col, uint64_t width);
 /* Bits per weight of all parts but the shape. */
 double scheme_bits_per_weight(const struct scheme *s, uint64_t rows, uint64_t cols);
 
