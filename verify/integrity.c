@@ -121,7 +121,7 @@ bool integrity_files(const struct integrity_job *job, struct integrity_sum *sum,
     k.blocks = mem_alloc(threads * sizeof *k.blocks);
     for (unsigned i = 0; i < threads; i++)
         k.blocks[i] = mem_aligned(BLOCK_BYTES);
-    k.progress = progress_new(job->what, bytes_listed(job), job->quiet);
+    k.progress = progress_new(job->what, bytes_listed(job), job->quiet || !job->hash || job->file_count == 0);
     bool ok = pool_run(threads, job->file_count, check_file, &k, e);
     progress_end(k.progress, ok);
     *sum = (struct integrity_sum){0};

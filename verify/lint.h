@@ -23,5 +23,8 @@ void lint_promises(const struct lint *l);
 void lint_claims(const struct lint *l);
 /* What must stay wide: routers, their bias, norms. */
 void lint_floors(const struct lint *l);
+/* Tokenizer, generation config and other files beside the weights: there, readable, and of this vocabulary. Fails for
+ * what the system refuses only. */
+bool lint_side_files(const struct lint *l, struct err *e) CHECKED;
 
 #endif

@@ -10,8 +10,8 @@
 #include "verify/lint_values.h"
 
 #define CHUNK_BYTES (1u << 20)
-/* The largest weight that a matrix can hold. One drawn from a normal distribution of 0.006, as DeepSeek-V3's were before
- * training, holds 0.02 somewhere; a scale that was divided twice by 448 takes 0.4 to less than 2^-10. */
+/* The largest weight that a matrix can hold. One drawn from a normal distribution of 0.006, as DeepSeek-V3's were
+ * before training, holds 0.02 somewhere; a scale that was divided twice by 448 takes 0.4 to less than 2^-10. */
 #define LARGEST_MIN 0x1p-10f
 #define LARGEST_MAX 0x1p12f
 

@@ -10,9 +10,10 @@
 #include "quant/transform.h"
 #include "verify/weight_slices.h"
 
-#define CHUNK_ELEMS   (1u << 20)
-#define ROW_ELEMS_MAX (64u << 20) /* a row that no worker's memory is made for: none of this family is a tenth of it   \
-                                   */
+#define CHUNK_ELEMS (1u << 20)
+#define ROW_ELEMS_MAX                                                                                                  \
+    (64u << 20) /* a row that no worker's memory is made for: none of this family is a tenth of it                     \
+                 */
 
 struct chunk {
     uint32_t weight;

@@ -108,11 +108,13 @@ static struct ticket *draw(const struct rederive_job *job, size_t *count)
     struct arena a = {0};
     size_t wanted = sample_size(job);
 
+    size_t whole = 0;
     for (size_t i = 0; i < m->row_count; i++)
-        tickets[i] = (struct ticket){order_of(job, &m->rows[i]), i};
-    qsort(tickets, m->row_count, sizeof *tickets, compare_orders);
+        if (!m->rows[i].piece)
+            tickets[whole++] = (struct ticket){order_of(job, &m->rows[i]), i};
+    qsort(tickets, whole, sizeof *tickets, compare_orders);
     *count = 0;
-    for (size_t i = 0; i < m->row_count; i++)
+    for (size_t i = 0; i < whole; i++)
         if (is_first_of_kind(&kinds, &a, &m->rows[tickets[i].row]) || i < wanted)
             tickets[(*count)++] = tickets[i];
     qsort(tickets, *count, sizeof *tickets, compare_rows);
@@ -159,7 +161,8 @@ static bool prepare(struct pick *p, struct err *e)
     if (method == METHOD_COUNT)
         return err_broken(e, ERR_UNSUPPORTED, "method-unknown", "method '%s' is not known here", p->row->method);
     if (!p->from)
-        return err_broken(e, ERR_FORMAT, "source-tensor-missing", "the source has no such weight");
+        return err_broken(e, ERR_FORMAT, "source-tensor-missing", "the source has no '%s'",
+                          p->row->source_count > 0 ? p->row->sources[0] : "?");
     if (p->from->broken || p->made->broken)
         return err_broken(e, ERR_FORMAT, "malformed", "it cannot be read");
     if (!same_shape(p->made, p->from))
@@ -172,17 +175,23 @@ static bool prepare(struct pick *p, struct err *e)
     p->reruns = method_reruns(method);
     struct scheme measured = p->to;
     measured.method = METHOD_ABSMAX; /* any that can be decoded */
-    return transform_check(&p->from->stored, p->reruns ? &p->to : &measured, e) ||
-           err_rule(e, "source-mismatch");
+    return transform_check(&p->from->stored, p->reruns ? &p->to : &measured, e) || err_rule(e, "source-mismatch");
 }
 
-/* A static activation scale is a tensor without a weight of its own: a weight for the time of this check. */
-static const struct weight *find_weight(const struct source *s, struct arena *a, const char *name)
+/* The weight whose codes a tensor holds. A static activation scale is a tensor without a weight of its own: it becomes
+ * one for the time of this check. NULL: there is no such tensor. */
+static const struct weight *find_weight(const struct source *s, struct arena *a, const char *codes)
 {
-    const struct weight *w = weights_find(&s->weights, name);
-    const struct tensor *t = checkpoint_find(&s->checkpoint, name);
+    static const char packed[] = "_packed";
+    const struct tensor *t = checkpoint_find(&s->checkpoint, codes);
+    size_t bytes = strlen(codes), tail = strlen(packed);
 
-    if (w || !t)
+    if (!t)
+        return NULL;
+    if (bytes > tail && strcmp(codes + bytes - tail, packed) == 0)
+        bytes -= tail;
+    const struct weight *w = weights_find(&s->weights, arena_strndup(a, codes, bytes));
+    if (w && w->parts[PART_CODES] == t)
         return w;
     struct weight *alone = arena_alloc(a, sizeof *alone);
     *alone = (struct weight){.name = t->name,
@@ -202,9 +211,9 @@ static void pick_all(struct deriving *d, struct arena *a)
     d->picks = mem_alloc((count + 1) * sizeof *d->picks);
     for (size_t i = 0; i < count; i++) {
         struct pick *p = &d->picks[d->pick_count];
-        p->row = &d->job->manifest->rows[tickets[i].row];
-        p->made = find_weight(d->job->bundle, a, p->row->name);
-        p->from = find_weight(d->job->source, a, p->row->name);
+        const struct manifest_row *r = p->row = &d->job->manifest->rows[tickets[i].row];
+        p->made = r->tensor_count > 0 ? find_weight(d->job->bundle, a, r->tensors[0]) : NULL;
+        p->from = r->source_count > 0 ? find_weight(d->job->source, a, r->sources[0]) : NULL;
         if (!p->made) /* said by integrity_rows */
             continue;
         d->pick_count++;
