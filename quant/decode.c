@@ -332,6 +332,11 @@ bool decode_cols(struct decoder *d, uint64_t row, uint64_t col, uint64_t cols, f
     return decode_fp8(d, row, col, cols, x, e);
 }
 
+void decoder_load_zeros(struct decoder *d, uint64_t row)
+{
+    unpack_zeros(d, row, 0, decoder_scales(d->from, d->cols));
+}
+
 bool decode_row(struct decoder *d, uint64_t row, float *x, struct err *e)
 {
     return decode_cols(d, row, 0, d->cols, x, e);
