@@ -6,5 +6,6 @@
 
 extern const struct command command_inspect;
 extern const struct command command_diff;
+extern const struct command command_tokenize;
 
 #endif
