@@ -85,6 +85,7 @@ struct kernel {
                      size_t steps);
     void (*tile_row_fma)(float *c, const float *a, const float *b, size_t steps);
     void (*int4_nearest)(uint8_t *codes, float *q, const float *t, const float *s, const float *zero);
+    void (*feedback_step)(float *e, float *sums, const float *t, const float *q, const float *w, float r2);
 
     /* ---- a forward pass: fused multiply-adds where their headers say so ---- */
     const struct vecmath *vec;

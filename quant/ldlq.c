@@ -55,22 +55,13 @@ static void round_column(const struct rows *r, const struct panel *p, uint64_t j
 {
     _Alignas(MEM_ALIGN) float q[TILE_COLS];
     uint64_t col = r->l->factor->order[j], group = col / r->group_cols;
-    const float *w = p->w + col * TILE_COLS;
-    float *e = p->e + j * TILE_COLS, r2 = r->l->factor->r2[j];
 
     if (r->l->to.kind == SCHEME_INT4)
         r->l->kernel->int4_nearest(p->codes + col * TILE_COLS, q, t, p->scale + group * TILE_COLS,
                                    p->zero + group * TILE_COLS);
     else
         nearest_fp8(r, p, col, group, t, q);
-    for (size_t lane = 0; lane < TILE_COLS; lane++) {
-        float d = t[lane] - q[lane];
-
-        e[lane] = w[lane] - q[lane];
-        p->loss[lane] += r2 * (d * d);
-        p->error2[lane] += e[lane] * e[lane];
-        p->energy2[lane] += w[lane] * w[lane];
-    }
+    r->l->kernel->feedback_step(p->e + j * TILE_COLS, p->sums, t, q, p->w + col * TILE_COLS, r->l->factor->r2[j]);
 }
 
 /* ---- blocks: columns [begin, begin + n) of the order ---- */

@@ -35,9 +35,7 @@ static void panel_place(struct panel *p, const struct rows *r, struct scratch *s
     p->zero = scratch_take(s, r->groups * lanes * sizeof *p->zero);
     p->kept = scratch_take(s, r->groups * lanes);
     p->codes = scratch_take(s, cols * lanes);
-    p->loss = scratch_take(s, lanes * sizeof *p->loss);
-    p->error2 = scratch_take(s, lanes * sizeof *p->error2);
-    p->energy2 = scratch_take(s, lanes * sizeof *p->energy2);
+    p->sums = scratch_take(s, 3 * lanes * sizeof *p->sums);
 }
 
 static uint64_t slice_rows(const struct ldlq *l)
@@ -139,9 +137,7 @@ static bool panel_load(struct rows *r, struct panel *p, struct err *e)
     for (size_t lane = p->count; lane < TILE_COLS; lane++)
         clear_lane(r, p, lane);
     turn(p->w, r->x, r->x_stride, r->l->cols);
-    memset(p->loss, 0, TILE_COLS * sizeof *p->loss);
-    memset(p->error2, 0, TILE_COLS * sizeof *p->error2);
-    memset(p->energy2, 0, TILE_COLS * sizeof *p->energy2);
+    memset(p->sums, 0, 3 * TILE_COLS * sizeof *p->sums);
     return true;
 }
 
@@ -246,11 +242,12 @@ void panel_store(const struct rows *r, const struct panel *p, struct weight_erro
     else
         store_fp8(r, p);
     for (size_t lane = 0; lane < p->count; lane++) {
-        struct weight_error row = {
-            .error2 = (double)p->error2[lane], .energy2 = (double)p->energy2[lane], .weights = r->l->cols};
+        struct weight_error row = {.error2 = (double)p->sums[TILE_COLS + lane],
+                                   .energy2 = (double)p->sums[2 * TILE_COLS + lane],
+                                   .weights = r->l->cols};
 
         weight_error_add(err2, &row);
         if (row_loss)
-            row_loss[lane] = p->loss[lane];
+            row_loss[lane] = p->sums[lane];
     }
 }

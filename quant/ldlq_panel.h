@@ -7,14 +7,14 @@
 #include "quant/ldlq.h"
 
 struct panel {
-    uint64_t row, count;            /* rows of the matrix; lanes past count hold weights 0 and scales 1 */
-    float *w;                       /* [cols][TILE_COLS], columns as they stand */
-    float *e;                       /* [cols][TILE_COLS], in the factor's order */
-    float *t;                       /* [LDLQ_BLOCK][TILE_COLS] */
-    float *scale, *zero;            /* [groups][TILE_COLS] */
-    uint8_t *kept;                  /* FP8: [groups][TILE_COLS], 1 where codes stay as they are */
-    uint8_t *codes;                 /* [cols][TILE_COLS], columns as they stand: int4 + 8, or E4M3 */
-    float *loss, *error2, *energy2; /* [TILE_COLS] */
+    uint64_t row, count; /* rows of the matrix; lanes past count hold weights 0 and scales 1 */
+    float *w;            /* [cols][TILE_COLS], columns as they stand */
+    float *e;            /* [cols][TILE_COLS], in the factor's order */
+    float *t;            /* [LDLQ_BLOCK][TILE_COLS] */
+    float *scale, *zero; /* [groups][TILE_COLS] */
+    uint8_t *kept;       /* FP8: [groups][TILE_COLS], 1 where codes stay as they are */
+    uint8_t *codes;      /* [cols][TILE_COLS], columns as they stand: int4 + 8, or E4M3 */
+    float *sums;         /* [3][TILE_COLS]: loss, error, energy of quant/nearest.h */
 };
 
 /* One worker's state for one call. */

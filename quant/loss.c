@@ -16,7 +16,7 @@ struct measure {
     struct decoder in, out;
     size_t stride;
     float *w, *e; /* [stride][LOSS_ROWS], times the root of the column's variance */
-    float *x, *y; /* a row of the source, and of the result */
+    float *x, *y; /* [LOSS_ROWS][stride], rows of the source, and of the result */
     float *c2;    /* [TILE_ROWS][stride] */
     float *root;  /* [stride] */
 };
@@ -35,8 +35,8 @@ static void place(struct measure *m, const struct loss_matrix *matrix, struct sc
     decoder_place(&m->out, &matrix->to, matrix->cols, s);
     m->w = scratch_take(s, stride * LOSS_ROWS * sizeof *m->w);
     m->e = scratch_take(s, stride * LOSS_ROWS * sizeof *m->e);
-    m->x = scratch_take(s, stride * sizeof *m->x);
-    m->y = scratch_take(s, stride * sizeof *m->y);
+    m->x = scratch_take(s, LOSS_ROWS * stride * sizeof *m->x);
+    m->y = scratch_take(s, LOSS_ROWS * stride * sizeof *m->y);
     m->c2 = scratch_take(s, TILE_ROWS * stride * sizeof *m->c2);
     m->root = scratch_take(s, stride * sizeof *m->root);
 }
@@ -52,13 +52,24 @@ size_t loss_scratch_bytes(const struct loss_matrix *m)
 
 static bool load_lane(struct measure *m, uint64_t row, size_t lane, struct err *e)
 {
-    if (!decode_row(&m->in, row, m->x, e) || !decode_row(&m->out, row, m->y, e))
-        return false;
-    for (size_t j = 0; j < m->matrix->cols; j++) {
-        m->w[j * LOSS_ROWS + lane] = m->x[j] * m->root[j];
-        m->e[j * LOSS_ROWS + lane] = (m->x[j] - m->y[j]) * m->root[j];
-    }
-    return true;
+    return decode_row(&m->in, row, m->x + lane * m->stride, e) && decode_row(&m->out, row, m->y + lane * m->stride, e);
+}
+
+/* Columns of rows, and of their errors, as lanes; absent rows are 0. */
+static void turn(struct measure *m, size_t lanes)
+{
+    size_t cols = m->matrix->cols;
+
+    memset(m->w, 0, m->stride * LOSS_ROWS * sizeof *m->w);
+    memset(m->e, 0, m->stride * LOSS_ROWS * sizeof *m->e);
+    for (size_t begin = 0; begin < cols; begin += TILE_COLS)
+        for (size_t lane = 0; lane < lanes; lane++)
+            for (size_t j = begin; j < begin + TILE_COLS && j < cols; j++) {
+                float w = m->x[lane * m->stride + j], q = m->y[lane * m->stride + j];
+
+                m->w[j * LOSS_ROWS + lane] = w * m->root[j];
+                m->e[j * LOSS_ROWS + lane] = (w - q) * m->root[j];
+            }
 }
 
 /* The share of rows i .. i + TILE_ROWS of C2 in v^T C2 v, all lanes together. */
@@ -74,10 +85,11 @@ static double form(const struct measure *m, size_t i, const float *v)
     return sum;
 }
 
-static void measure_lanes(const struct measure *m, struct loss *l)
+static void measure_lanes(struct measure *m, size_t lanes, struct loss *l)
 {
     size_t cols = m->matrix->cols;
 
+    turn(m, lanes);
     for (size_t i = 0; i < cols; i += TILE_ROWS) {
         for (size_t r = 0; r < TILE_ROWS; r++) {
             if (i + r < cols)
@@ -107,19 +119,15 @@ bool loss_measure(const struct kernel *k, const struct shrunk *s, const struct l
     for (uint64_t row = 0; row < matrix->rows; row++) {
         if (!moments_takes(row, matrix->rows, sample))
             continue;
-        if (lanes == 0) {
-            memset(m.w, 0, m.stride * LOSS_ROWS * sizeof *m.w);
-            memset(m.e, 0, m.stride * LOSS_ROWS * sizeof *m.e);
-        }
         if (!load_lane(&m, row, lanes++, e))
             return false;
         l->rows++;
         if (lanes == LOSS_ROWS) {
-            measure_lanes(&m, l);
+            measure_lanes(&m, lanes, l);
             lanes = 0;
         }
     }
     if (lanes > 0)
-        measure_lanes(&m, l);
+        measure_lanes(&m, lanes, l);
     return true;
 }

@@ -29,7 +29,7 @@ struct loss_matrix {
     struct slices in, out;
 };
 
-size_t loss_scratch_bytes(const struct loss_matrix *m); /* 300 bytes for each column */
+size_t loss_scratch_bytes(const struct loss_matrix *m); /* 600 bytes for each column */
 /* `sample`: how many rows; 0 for all. Adds to *l. */
 bool loss_measure(const struct kernel *k, const struct shrunk *s, const struct loss_matrix *m, uint64_t sample,
                   void *scratch, struct loss *l, struct err *e) CHECKED;

@@ -28,22 +28,22 @@ void moments_init(struct moments *m, const struct kernel *k, size_t cols, float 
     memset(sum, 0, moments_bytes(cols));
 }
 
+/* Without branches, so that loops over it become vectors. A NaN stays one. */
 static float to_bf16(float x)
 {
-    uint32_t bits = float_bits(x);
+    uint32_t bits = float_bits(x), nan = 0u - (uint32_t)((int32_t)(bits & 0x7FFFFFFFu) > 0x7F800000);
 
-    if ((bits & 0x7FFFFFFFu) > 0x7F800000u)
-        return x;
-    return bits_float((bits + 0x7FFFu + (bits >> 16 & 1)) & 0xFFFF0000u);
+    return bits_float(((bits + 0x7FFFu + (bits >> 16 & 1)) & 0xFFFF0000u & ~nan) | (bits & nan));
 }
 
 /* Some tokens as panels of columns, [panel][token][TILE_COLS], rounded to BF16. */
-static void pack(float *panels, const struct moments *m, const float *x, size_t x_stride, size_t tokens)
+static void pack(float *restrict panels, const struct moments *m, const float *restrict x, size_t x_stride,
+                 size_t tokens)
 {
     for (size_t p = 0; p < m->stride / TILE_COLS; p++)
         for (size_t t = 0; t < tokens; t++) {
-            const float *from = x + t * x_stride + p * TILE_COLS;
-            float *to = panels + (p * TILE_STEPS + t) * TILE_COLS;
+            const float *restrict from = x + t * x_stride + p * TILE_COLS;
+            float *restrict to = panels + (p * TILE_STEPS + t) * TILE_COLS;
             size_t left = m->cols - p * TILE_COLS;
 
             if (left >= TILE_COLS) {
@@ -107,10 +107,9 @@ void moments_add(struct moments *m, const float *x, size_t x_stride, size_t toke
 /* The square of MIRROR columns at (row, col), turned over the diagonal. */
 static void mirror(float *sum, size_t stride, size_t row, size_t col)
 {
-    for (size_t i = row; i < row + MIRROR; i++)
-        for (size_t j = col; j < col + MIRROR; j++)
-            if (j > i)
-                sum[j * stride + i] = sum[i * stride + j];
+    for (size_t j = col; j < col + MIRROR; j++)
+        for (size_t i = row; i < row + MIRROR && i < j; i++)
+            sum[j * stride + i] = sum[i * stride + j];
 }
 
 bool moments_close(struct moments *m)

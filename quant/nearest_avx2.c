@@ -26,4 +26,22 @@ void int4_nearest_avx2(uint8_t *codes, float *q, const float *t, const float *s,
 
     _mm256_storeu_si256((__m256i *)(void *)codes, _mm256_permutevar8x32_epi32(bytes, order));
 }
+
+static void add_product(float *sum, __m256 x, __m256 y)
+{
+    _mm256_store_ps(sum, _mm256_add_ps(_mm256_load_ps(sum), _mm256_mul_ps(x, y)));
+}
+
+void feedback_step_avx2(float *e, float *sums, const float *t, const float *q, const float *w, float r2)
+{
+    for (size_t i = 0; i < TILE_COLS; i += WIDE) {
+        __m256 value = _mm256_load_ps(q + i), from = _mm256_load_ps(w + i);
+        __m256 d = _mm256_sub_ps(_mm256_load_ps(t + i), value), off = _mm256_sub_ps(from, value);
+
+        _mm256_store_ps(e + i, off);
+        add_product(sums + i, _mm256_set1_ps(r2), _mm256_mul_ps(d, d));
+        add_product(sums + TILE_COLS + i, off, off);
+        add_product(sums + 2 * TILE_COLS + i, from, from);
+    }
+}
 #endif

@@ -15,3 +15,15 @@ void int4_nearest_ref(uint8_t *codes, float *q, const float *t, const float *s, 
         q[i] = (z - zero[i]) * s[i];
     }
 }
+
+void feedback_step_ref(float *e, float *sums, const float *t, const float *q, const float *w, float r2)
+{
+    for (size_t i = 0; i < TILE_COLS; i++) {
+        float d = t[i] - q[i];
+
+        e[i] = w[i] - q[i];
+        sums[i] += r2 * (d * d);
+        sums[TILE_COLS + i] += e[i] * e[i];
+        sums[2 * TILE_COLS + i] += w[i] * w[i];
+    }
+}

@@ -197,15 +197,19 @@ void shrink_more(struct shrunk *s)
     set_parts(s);
 }
 
-void shrink_row(const struct shrunk *s, size_t i, float *row)
+void shrink_row(const struct shrunk *s, size_t i, float *restrict row)
 {
     size_t n = s->own->stride;
-    const float *h = s->own->sum + i * n, *p = s->prior ? s->prior->sum + i * n : NULL;
-    float hi = s->own_scale[i] * s->own_part, pi = s->prior_scale[i] * s->prior_part;
+    const float *restrict h = s->own->sum + i * n, *restrict p = s->prior ? s->prior->sum + i * n : NULL;
+    const float *restrict own = s->own_scale, *restrict prior = s->prior_scale;
+    float hi = own[i] * s->own_part, pi = prior[i] * s->prior_part;
 
-    for (size_t j = 0; j < n; j++)
-        row[j] = h[j] * hi * s->own_scale[j];
-    for (size_t j = 0; p && j < n; j++)
-        row[j] += p[j] * pi * s->prior_scale[j];
+    /* Whole lanes at a time, so that they become vectors. */
+    for (size_t j = 0; j < n; j += LANES)
+        for (size_t l = 0; l < LANES; l++)
+            row[j + l] = h[j + l] * hi * own[j + l];
+    for (size_t j = 0; p && j < n; j += LANES)
+        for (size_t l = 0; l < LANES; l++)
+            row[j + l] += p[j + l] * pi * prior[j + l];
     row[i] = s->diagonal;
 }

@@ -415,3 +415,41 @@ TEST(ldlq, only_grids_it_knows_are_accepted)
     EXPECT_FALSE(ldlq_check(&source, &int4, &e));
     EXPECT_ERR(e, ERR_UNSUPPORTED, "cannot be written");
 }
+
+/* Native FP8 to scales that are powers of two: feedback halves what that costs a layer's output, and more. */
+TEST(ldlq, fp8_to_powers_of_two_loses_less_than_half_of_what_rounding_to_nearest_loses)
+{
+    struct scheme to = scheme_of_fp8(SCALE_E8M0);
+    struct coded_matrix w, fed, nearest;
+    struct transform t = {.kernel = support_best(), .to = to, .cols = FIXTURE_COLS};
+    struct weight_error err2 = {0};
+    struct moments m;
+    struct made f;
+    struct err e = {0};
+    float *from, *a, *b;
+    void *scratch;
+
+    ASSERT_TRUE(ldlq_fixture_weights(&w, "resid") && ldlq_fixture_moments(&m, support_best(), "resid"));
+    make(&f, support_best(), &m, 0.01, true);
+    coded_init(&fed, &to, w.rows, w.cols);
+    coded_init(&nearest, &to, w.rows, w.cols);
+    struct ldlq l = {support_best(), w.scheme, to, w.cols, &f.factor, LDLQ_SEARCHED};
+    run(&l, &w, &fed, &err2);
+    t.from = w.scheme;
+    t.to.method = METHOD_ABSMAX;
+    scratch = mem_aligned(transform_scratch_bytes(&t));
+    EXPECT_OK(transform_run(&t, 0, w.rows, w.rows, &w.parts, &nearest.parts, scratch, &err2, &e), e);
+    from = coded_values(&w);
+    a = coded_values(&fed);
+    b = coded_values(&nearest);
+    EXPECT_TRUE(ldlq_energy(&m, from, a, w.rows) < 0.5 * ldlq_energy(&m, from, b, w.rows));
+    free(from);
+    free(a);
+    free(b);
+    mem_free(scratch);
+    unmake(&f);
+    mem_free(m.sum);
+    coded_release(&w);
+    coded_release(&fed);
+    coded_release(&nearest);
+}

@@ -141,3 +141,26 @@ TEST(nearest, every_variant_is_exact)
         }
     }
 }
+
+TEST(nearest, a_step_of_feedback_is_exact_on_every_cpu)
+{
+    static _Alignas(MEM_ALIGN) float t[TILE_COLS], q[TILE_COLS], w[TILE_COLS], e[2][TILE_COLS], sums[2][3 * TILE_COLS];
+    uint64_t seed = 9;
+
+    for (size_t i = 1; i < kernel_count(); i++) {
+        if (!support_kernel(i))
+            continue;
+        support_floats(sums[0], 3 * TILE_COLS, &seed, -4, 4);
+        memcpy(sums[1], sums[0], sizeof sums[0]);
+        for (size_t round = 0; round < 200; round++) {
+            support_floats(t, TILE_COLS, &seed, -4, 4);
+            support_floats(q, TILE_COLS, &seed, -4, 4);
+            support_floats(w, TILE_COLS, &seed, -4, 4);
+            feedback_step_ref(e[0], sums[0], t, q, w, 1.7f);
+            kernel_at(i)->feedback_step(e[1], sums[1], t, q, w, 1.7f);
+            EXPECT_MEM_EQ(e[0], e[1], sizeof e[0]);
+            EXPECT_MEM_EQ(sums[0], sums[1], sizeof sums[0]);
+        }
+        EXPECT_EQ_F32(w[3] - q[3], e[1][3]);
+    }
+}
