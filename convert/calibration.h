@@ -13,7 +13,8 @@
 
 #define CALIBRATION_TOKENS     131072u
 #define CALIBRATION_CONTEXT    2048u
-#define CALIBRATION_MIN_TOKENS 32u /* the pseudo tokens that a prior counts as: with fewer, it says more than they do */
+#define CALIBRATION_MIN_TOKENS 32u /* the pseudo tokens that a prior counts as: with fewer, it says more than they do  \
+                                    */
 
 struct calibration {
     /* as given */

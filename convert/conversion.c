@@ -249,14 +249,12 @@ static bool run_and_publish(const struct conversion *c, struct plan *p, struct w
         .base_model = c->base_model,
         .min_tokens = c->calibration ? c->calibration->min_tokens : 0,
     };
-    struct progress *progress =
-        progress_new(c->doing ? c->doing : "converting", p->read_bytes + p->write_bytes + calibrated_bytes_of(p),
-                     c->quiet);
+    struct progress *progress = progress_new(c->doing ? c->doing : "converting",
+                                             p->read_bytes + p->write_bytes + calibrated_bytes_of(p), c->quiet);
 
     for (size_t o = 1; o < p->output_count; o++)
         w->stages[o].publishing |= w->stages[0].publishing;
-    bool ok = run_plan(p, &options, w->stages, &w->journal, w->results, progress, e) &&
-              calibrate(c, p, w, progress, e);
+    bool ok = run_plan(p, &options, w->stages, &w->journal, w->results, progress, e) && calibrate(c, p, w, progress, e);
     progress_end(progress, ok);
     return ok && publish(p, w, &bundle, e) &&
            (!c->delete_source || checkpoint_remove_headers(&p->source->checkpoint, e));

@@ -101,8 +101,9 @@ void coverage_make(struct coverage *c, struct arena *a, const struct plan *p, co
 static void print_note(const struct coverage *c, struct buf *out)
 {
     if (c->starved > 0)
-        buf_printf(out, "%zu experts got fewer than %" PRIu64 " tokens, %zu of them none: they were rounded by what all "
-                        "tokens of their layer say.\n",
+        buf_printf(out,
+                   "%zu experts got fewer than %" PRIu64 " tokens, %zu of them none: they were rounded by what all "
+                   "tokens of their layer say.\n",
                    c->starved, c->min_tokens, c->unvisited);
     if (c->other_endings > 0)
         buf_printf(out, "%zu weights did not end by the method that was asked for; quern.json says which and why.\n",

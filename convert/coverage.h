@@ -13,11 +13,11 @@
 /* A layer's calibrated weights together. */
 struct coverage_layer {
     uint64_t layer;
-    size_t experts;                               /* with calibrated weights */
+    size_t experts;                                 /* with calibrated weights */
     uint64_t tokens_min, tokens_median, tokens_max; /* over them */
-    size_t unvisited, starved;                    /* no tokens; fewer than min_tokens */
-    double to_prior, to_diagonal;                 /* mean shrinkage of the experts' gate and up */
-    size_t weights, other_endings;                /* calibrated; of these, not by the method that was asked for */
+    size_t unvisited, starved;                      /* no tokens; fewer than min_tokens */
+    double to_prior, to_diagonal;                   /* mean shrinkage of the experts' gate and up */
+    size_t weights, other_endings;                  /* calibrated; of these, not by the method that was asked for */
     double loss_wide, loss_down; /* output error over output energy: of all linears but down_proj, and of those */
 };
 

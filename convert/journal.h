@@ -29,13 +29,13 @@
 #define JOURNAL_NAME ".journal"
 
 struct journal {
-    int fd_plus_1;       /* 0: closed */
-    char *path;          /* owned */
-    uint64_t bytes;      /* whole lines in the file: the next goes behind them, over a half one */
-    bool found;          /* an earlier run's, and gone on with */
-    struct buf pending;  /* records whose bytes are not yet synced */
-    size_t jobs_done;    /* jobs 0 .. jobs_done-1 are recorded, or waiting in `pending` */
-    size_t jobs_durable; /* of these, on disk */
+    int fd_plus_1;        /* 0: closed */
+    char *path;           /* owned */
+    uint64_t bytes;       /* whole lines in the file: the next goes behind them, over a half one */
+    bool found;           /* an earlier run's, and gone on with */
+    struct buf pending;   /* records whose bytes are not yet synced */
+    size_t jobs_done;     /* jobs 0 .. jobs_done-1 are recorded, or waiting in `pending` */
+    size_t jobs_durable;  /* of these, on disk */
     uint64_t layers_done; /* calibrated layers 0 .. layers_done-1 are recorded */
 };
 

@@ -228,8 +228,8 @@ static struct observer begin_layer(struct pipeline *p, uint64_t layer, uint64_t 
 static bool run_layer(struct pipeline *p, uint64_t layer, const struct stream *in, struct stream *out, struct err *e)
 {
     struct observer o = begin_layer(p, layer, p->options->batch->tokens);
-    bool ok = forward_layer(p->forward, layer, in, out, &o, e) && pipeline_silent_experts(p, e) &&
-              finish_layer(p, out, e);
+    bool ok =
+        forward_layer(p->forward, layer, in, out, &o, e) && pipeline_silent_experts(p, e) && finish_layer(p, out, e);
 
     pipeline_flows_release(p);
     return ok;

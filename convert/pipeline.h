@@ -29,22 +29,21 @@
 #define PIPELINE_STREAM_PREFIX ".hidden-"
 
 struct pipeline_options {
-    unsigned threads;         /* 0: one per CPU */
-    uint64_t memory_bytes;    /* 0: half of the machine's */
+    unsigned threads;          /* 0: one per CPU */
+    uint64_t memory_bytes;     /* 0: half of the machine's */
     const struct batch *batch; /* the calibration text */
-    bool propagate;           /* the next layer sees rounded outputs; else those of the source */
-    uint64_t min_tokens;      /* an expert with fewer is starved */
+    bool propagate;            /* the next layer sees rounded outputs; else those of the source */
+    uint64_t min_tokens;       /* an expert with fewer is starved */
     bool starved_fails;
 };
 
 struct journal;
 
 /* Rounds and writes the calibrated weights of one output, whose other weights run_plan has written, and completes its
- * shards. Refused: a model whose forward pass is not to be had, a budget below the need (both numbers), activations that
- * are not finite (layer and token). */
+ * shards. Refused: a model whose forward pass is not to be had, a budget below the need (both numbers), activations
+ * that are not finite (layer and token). */
 bool pipeline_run(struct plan *p, size_t output, const struct pipeline_options *o, struct stage *stage,
-                  struct journal *journal, struct run_result *result, struct progress *progress,
-                  struct err *e) CHECKED;
+                  struct journal *journal, struct run_result *result, struct progress *progress, struct err *e) CHECKED;
 
 /* Bytes that calibrated rows will be: what pipeline_run adds to its progress. */
 uint64_t pipeline_write_bytes(const struct plan_output *o, size_t weight_count);

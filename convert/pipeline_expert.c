@@ -4,6 +4,7 @@
 
 #include "convert/pipeline_private.h"
 #include "quant/gemm.h"
+#include "quant/vecmath.h"
 
 struct expert_work {
     struct pipeline *p;
@@ -149,25 +150,23 @@ static bool round_input(struct expert_work *w, bool down, struct err *e)
     return true;
 }
 
-static bool check_tokens(const struct expert_work *w, uint64_t expert, struct err *e)
+static bool check_tokens(const struct expert_work *w, struct err *e)
 {
     const struct pipeline_options *o = w->p->options;
 
     if (!o->starved_fails || w->count >= o->min_tokens)
         return true;
     return err_set(e, ERR_UNSUPPORTED,
-                   "layer %llu, expert %llu got %llu tokens, fewer than --min-tokens %llu: give a longer or a more "
-                   "varied text",
-                   (unsigned long long)w->p->layer, (unsigned long long)expert, (unsigned long long)w->count,
-                   (unsigned long long)o->min_tokens);
+                   "%llu tokens reached it, fewer than --min-tokens %llu: give a longer or a more varied text",
+                   (unsigned long long)w->count, (unsigned long long)o->min_tokens);
 }
 
-static bool round_expert(struct expert_work *w, uint64_t expert, struct err *e)
+static bool round_expert(struct expert_work *w, struct err *e)
 {
     struct coded source[MLP_PARTS];
 
     memcpy(source, w->mlp, sizeof source);
-    if (!check_tokens(w, expert, e) || !round_input(w, false, e))
+    if (!check_tokens(w, e) || !round_input(w, false, e))
         return false;
     if (!w->p->options->propagate)
         memcpy(w->mlp, source, sizeof source);
@@ -181,14 +180,10 @@ static bool round_expert(struct expert_work *w, uint64_t expert, struct err *e)
 bool pipeline_on_expert(void *ctx, unsigned worker, const struct expert_call *c, struct coded mlp[3], struct err *e)
 {
     struct pipeline *p = ctx;
-    struct expert_work w = {.p = p,
-                            .room = &p->rooms[worker],
-                            .call = c,
-                            .rows = p->experts[c->expert],
-                            .mlp = mlp,
-                            .count = c->count};
+    struct expert_work w = {
+        .p = p, .room = &p->rooms[worker], .call = c, .rows = p->experts[c->expert], .mlp = mlp, .count = c->count};
 
-    return round_expert(&w, c->expert, e);
+    return round_expert(&w, e);
 }
 
 /* ---- experts that no token reached ---- */
@@ -208,7 +203,8 @@ static bool silent_expert(struct pipeline *p, uint64_t expert, struct err *e)
             return false;
         at += weight_memory_bytes(parts[part]);
     }
-    return round_expert(&w, expert, e);
+    return round_expert(&w, e) ||
+           err_in(e, "layer %llu, expert %llu", (unsigned long long)p->layer, (unsigned long long)expert);
 }
 
 bool pipeline_silent_experts(struct pipeline *p, struct err *e)
@@ -278,8 +274,8 @@ size_t pipeline_room_bytes(const struct pipeline *p)
 {
     struct expert_need n = find_need(p);
 
-    return PIPELINE_CHUNK * (n.hidden + 2 * n.width) * sizeof(float) + n.sum + n.memory + n.scratch +
-           n.out[MLP_GATE] + n.out[MLP_UP] + n.out[MLP_DOWN] + MLP_PARTS * n.in;
+    return PIPELINE_CHUNK * (n.hidden + 2 * n.width) * sizeof(float) + n.sum + n.memory + n.scratch + n.out[MLP_GATE] +
+           n.out[MLP_UP] + n.out[MLP_DOWN] + MLP_PARTS * n.in;
 }
 
 void pipeline_rooms_make(struct pipeline *p)

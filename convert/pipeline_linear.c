@@ -3,21 +3,19 @@
 #include <string.h>
 
 #include "convert/pipeline_private.h"
+#include "quant/vecmath.h"
 
 /* Which input a linear reads, by the role that names it. */
 static enum role input_of(enum role role)
 {
-    switch (role) {
-    case ROLE_Q_PROJ:
-    case ROLE_KV_A_PROJ:
-        return ROLE_Q_A_PROJ;
-    case ROLE_DENSE_UP:
-        return ROLE_DENSE_GATE;
-    case ROLE_SHARED_UP:
-        return ROLE_SHARED_GATE;
-    default:
-        return role;
-    }
+    static const enum role shared[ROLE_COUNT] = {
+        [ROLE_Q_PROJ] = ROLE_Q_A_PROJ,
+        [ROLE_KV_A_PROJ] = ROLE_Q_A_PROJ,
+        [ROLE_DENSE_UP] = ROLE_DENSE_GATE,
+        [ROLE_SHARED_UP] = ROLE_SHARED_GATE,
+    };
+
+    return shared[role] != ROLE_UNKNOWN ? shared[role] : role;
 }
 
 void pipeline_flows_want(struct pipeline *p)

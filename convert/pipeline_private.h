@@ -33,11 +33,11 @@ struct flow {
 
 /* A worker's memory for one expert; cut before the first layer. */
 struct expert_room {
-    float *x;           /* [PIPELINE_CHUNK][hidden] */
-    float *gate, *up;   /* [PIPELINE_CHUNK][width] */
-    float *sum;         /* of the moments of either input */
-    void *memory;       /* calibrated_bytes of either */
-    void *scratch;      /* the largest of all that want some */
+    float *x;         /* [PIPELINE_CHUNK][hidden] */
+    float *gate, *up; /* [PIPELINE_CHUNK][width] */
+    float *sum;       /* of the moments of either input */
+    void *memory;     /* calibrated_bytes of either */
+    void *scratch;    /* the largest of all that want some */
     uint8_t *out[MLP_PARTS];
     uint8_t *in; /* an expert that no token reached, as it is stored */
 };
@@ -60,8 +60,8 @@ struct pipeline {
 
     /* the layer that runs */
     uint64_t layer;
-    uint64_t tokens;              /* that go through it: the batch's, fewer in an MTP layer */
-    uint32_t linear[ROLE_COUNT];  /* row index + 1 of a calibrated weight that is no expert's */
+    uint64_t tokens;                /* that go through it: the batch's, fewer in an MTP layer */
+    uint32_t linear[ROLE_COUNT];    /* row index + 1 of a calibrated weight that is no expert's */
     uint32_t (*experts)[MLP_PARTS]; /* [experts]: the same */
     bool any_expert;
     struct flow flows[ROLE_COUNT]; /* by the role that names the input */

@@ -133,31 +133,11 @@ static bool set_parts(struct plan *p, struct plan_row *row, struct err *e)
     return true;
 }
 
-/* What the forward pass shows the inputs of. */
+/* What the forward pass shows the inputs of: the linears of attention and of every MLP, which stand side by side. */
 static bool is_seen(const struct arch *arch, const struct tensor_id *id)
 {
-    if (id->layer < 0 || id->layer > (int64_t)arch->layers)
-        return false;
-    switch (id->role) {
-    case ROLE_Q_PROJ:
-    case ROLE_Q_A_PROJ:
-    case ROLE_Q_B_PROJ:
-    case ROLE_KV_A_PROJ:
-    case ROLE_KV_B_PROJ:
-    case ROLE_O_PROJ:
-    case ROLE_DENSE_GATE:
-    case ROLE_DENSE_UP:
-    case ROLE_DENSE_DOWN:
-    case ROLE_SHARED_GATE:
-    case ROLE_SHARED_UP:
-    case ROLE_SHARED_DOWN:
-    case ROLE_EXPERT_GATE:
-    case ROLE_EXPERT_UP:
-    case ROLE_EXPERT_DOWN:
-        return true;
-    default:
-        return false;
-    }
+    return id->layer >= 0 && id->layer <= (int64_t)arch->layers && id->role >= ROLE_Q_PROJ &&
+           id->role <= ROLE_EXPERT_DOWN;
 }
 
 /* An indexer, or a second MTP layer, is rounded without calibration. */
@@ -167,8 +147,8 @@ static void calibrate_row(struct plan *p, struct plan_row *row)
     if (row->calibrated)
         return;
     row->scheme.method = row->scheme.kind == SCHEME_INT4 ? METHOD_SEARCH : METHOD_ABSMAX;
-    row->why = arena_printf(&p->arena, "%s; its inputs are not seen: %s", row->why,
-                            scheme_method_name(row->scheme.method));
+    row->why =
+        arena_printf(&p->arena, "%s; its inputs are not seen: %s", row->why, scheme_method_name(row->scheme.method));
 }
 
 static bool choose_row(struct plan *p, struct plan_output *o, size_t i, struct err *e)

@@ -277,10 +277,8 @@ TEST(recipe, every_builtin_is_found_by_name_has_a_line_of_description_and_keeps_
 static const struct {
     const char *name, *want;
 } bad_names[] = {
-    {"int4", "recipe 'int4' is reserved for the calibrated method; without calibration, say int4-fast"},
-    {"int4-best", "recipe 'int4-best' is reserved"},
-    {"w4a16",
-     "unknown recipe 'w4a16'; known are int4-fast, int4-absmax, int4-fp8, int4-all, fp8, fp8-ue8m0, fp8-block"},
+    {"w4a16", "unknown recipe 'w4a16'; known are int4, int4-best, int4-fast, int4-absmax, int4-fp8, int4-all, fp8, "
+              "fp8-ue8m0, fp8-ue8m0-ldlq, fp8-block"},
     {"", "unknown recipe ''"},
 };
 
