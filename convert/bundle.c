@@ -291,6 +291,7 @@ static void fill_rows(struct manifest *m, struct arena *a, const struct plan *p,
             .scheme = arena_strdup(a, scheme_text(&row->scheme, scheme)),
             .method = scheme_method_name(row->scheme.method),
             .positive_scales = row->scheme.method == METHOD_SEARCH && row->scheme.positive_scales,
+            .piece = p->pieces && p->pieces[i],
             .why = row->why,
             .error = is_quantized(&row->scheme) ? weight_error_relative(&result->errors[i]) : -1,
         };

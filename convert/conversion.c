@@ -17,9 +17,10 @@
 #include "formats/base/units.h"
 #include "formats/engine.h"
 
-static void say_line(void *ctx, const char *line)
+static void say_line(void *ctx, const char *rule, const char *line)
 {
     (void)ctx;
+    (void)rule;
     log_note("%s", line);
 }
 

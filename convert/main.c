@@ -14,6 +14,8 @@ static const struct command *const commands[] = {
     &command_convert,
     &command_quantize,
     &command_diff,
+    &command_verify,
+    &command_tokenize,
 };
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])
 

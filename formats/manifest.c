@@ -39,6 +39,7 @@ static const struct field row_fields[] = {
     {"scheme",          FIELD_TEXT,  false, FIELD(manifest_row, scheme)},
     {"method",          FIELD_TEXT,  false, FIELD(manifest_row, method)},
     {"positive_scales", FIELD_FLAG,  true,  FIELD(manifest_row, positive_scales)},
+    {"piece",           FIELD_FLAG,  true,  FIELD(manifest_row, piece)},
     {"why",             FIELD_TEXT,  false, FIELD(manifest_row, why)},
     {"tensors",         FIELD_TEXTS, false, FIELD_N(manifest_row, tensors, tensor_count)},
     {"sources",         FIELD_TEXTS, false, FIELD_N(manifest_row, sources, source_count)},

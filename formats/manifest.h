@@ -30,6 +30,7 @@ struct manifest_row {
     const char *scheme; /* as scheme_text says it: "int4 g128" */
     const char *method; /* as scheme_method_name does */
     bool positive_scales;
+    bool piece; /* a window of its source, or its rows in another order */
     const char *why;
     const char **tensors; /* its parts, in the order of enum part; none is left out */
     size_t tensor_count;

@@ -19,6 +19,8 @@ static const char *const method_names[METHOD_COUNT] = {
     [METHOD_ROUND] = "round",
     [METHOD_ABSMAX] = "absmax",
     [METHOD_SEARCH] = "search",
+    [METHOD_GPTQ] = "gptq",
+    [METHOD_LDLQ] = "ldlq",
 };
 
 struct scale_info {

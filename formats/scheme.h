@@ -39,6 +39,8 @@ enum method {
     METHOD_ROUND,  /* one rounding to nearest even (float targets) */
     METHOD_ABSMAX, /* scale from the largest magnitude, round to nearest */
     METHOD_SEARCH, /* scale search with least squares: quant/search.h */
+    METHOD_GPTQ,   /* calibrated: the textbook's error feedback, for comparison: quant/calibrated.h */
+    METHOD_LDLQ,   /* calibrated: searched scales and error feedback through shrunk moments */
     METHOD_COUNT
 };
 
@@ -68,7 +70,7 @@ struct part_layout {
 };
 
 const char *scheme_kind_name(enum scheme_kind kind); /* "fp8_block", "int4", ... */
-const char *scheme_method_name(enum method method);  /* "copy", "round", "absmax", "search" */
+const char *scheme_method_name(enum method method);  /* "copy", "round", "absmax", "search", "gptq", "ldlq" */
 /* "int4 g128", "int4 g32 asym", "fp8 128x128 pow2", "BF16": for tables and quern.json; returns text. */
 #define SCHEME_TEXT 64
 const char *scheme_text(const struct scheme *s, char text[SCHEME_TEXT]);

@@ -45,17 +45,15 @@ static bool slurp_optional(const char *path, uint64_t limit_bytes, char **data, 
     return !path_exists(path) || file_slurp(path, limit_bytes, data, bytes, e);
 }
 
-bool tokenizer_open(struct tokenizer *t, const char *dir, struct err *e)
+static bool open_in(struct tokenizer *t, struct arena *paths, const char *dir, struct err *e)
 {
-    struct arena paths = {0};
-    const char *json_path = path_join(&paths, dir, "tokenizer.json");
-    const char *tiktoken_path = path_join(&paths, dir, "tiktoken.model");
-    const char *config_path = path_join(&paths, dir, "tokenizer_config.json");
+    const char *json_path = path_join(paths, dir, "tokenizer.json");
+    const char *tiktoken_path = path_join(paths, dir, "tiktoken.model");
+    const char *config_path = path_join(paths, dir, "tokenizer_config.json");
     char *json = NULL, *tiktoken = NULL, *config = NULL;
     size_t json_bytes = 0, tiktoken_bytes = 0, config_bytes = 0;
     bool ok = false;
 
-    *t = (struct tokenizer){0};
     if (!slurp_optional(config_path, TOKENIZER_CONFIG_BYTES_MAX, &config, &config_bytes, e) ||
         !slurp_optional(json_path, TOKENIZER_FILE_BYTES_MAX, &json, &json_bytes, e) ||
         (!json && !slurp_optional(tiktoken_path, TOKENIZER_FILE_BYTES_MAX, &tiktoken, &tiktoken_bytes, e)))
@@ -70,11 +68,24 @@ bool tokenizer_open(struct tokenizer *t, const char *dir, struct err *e)
     if (ok && config)
         ok = tokenizer_parse_config(t, config, config_bytes, e) || err_in(e, "'%s'", config_path);
 done:
-    if (!ok)
-        tokenizer_release(t);
     mem_free(json);
     mem_free(tiktoken);
     mem_free(config);
+    return ok;
+}
+
+bool tokenizer_open(struct tokenizer *t, const char *path, struct err *e)
+{
+    struct arena paths = {0};
+    bool ok = false;
+
+    *t = (struct tokenizer){0};
+    if (path_exists(path))
+        ok = open_in(t, &paths, path_is_dir(path) ? path : path_parent(&paths, path), e);
+    else
+        err_set(e, ERR_IO, "'%s': there is no such folder or file", path);
+    if (!ok)
+        tokenizer_release(t);
     arena_release(&paths);
     return ok;
 }

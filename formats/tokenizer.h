@@ -44,10 +44,10 @@ struct tokenizer {
     uint32_t bos_id, eos_id; /* BPE_NONE: the files name none */
 };
 
-/* From the folder of a checkpoint: tokenizer.json, or else tiktoken.model; and tokenizer_config.json, which may be
- * absent. BOS: add_bos_token where the config has it; else the Llama classes add it, as transformers does; else what
- * the post-processor says. */
-bool tokenizer_open(struct tokenizer *t, const char *dir, struct err *e) CHECKED;
+/* From the folder of a checkpoint, named by itself or by a file in it: tokenizer.json, or else tiktoken.model; and
+ * tokenizer_config.json, which may be absent. BOS: add_bos_token where the config has it; else the Llama classes add
+ * it, as transformers does; else what the post-processor says. */
+bool tokenizer_open(struct tokenizer *t, const char *path, struct err *e) CHECKED;
 void tokenizer_release(struct tokenizer *t);
 
 /* The same from bytes. *t is zero before the first; the config comes second. */

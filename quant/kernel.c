@@ -17,7 +17,9 @@
 #include "quant/f16.h"
 #include "quant/gemm_kernel.h"
 #include "quant/int4.h"
+#include "quant/nearest.h"
 #include "quant/reduce.h"
+#include "quant/tile.h"
 #include "quant/vecmath.h"
 
 static bool ref_usable(void)
@@ -65,6 +67,10 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_ref,
         .int4_absmax = int4_absmax_ref,
         .int4_search = int4_search_ref,
+        .tile_fma = tile_fma_ref,
+        .tile_row_fma = tile_row_fma_ref,
+        .int4_nearest = int4_nearest_ref,
+        .feedback_step = feedback_step_ref,
         .vec = &vecmath_ref,
         .gemm = &gemm_ref,
     },
@@ -91,6 +97,10 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_avx2,
         .int4_absmax = int4_absmax_avx2,
         .int4_search = int4_search_avx2,
+        .tile_fma = tile_fma_avx2,
+        .tile_row_fma = tile_row_fma_avx2,
+        .int4_nearest = int4_nearest_avx2,
+        .feedback_step = feedback_step_avx2,
         .vec = &vecmath_avx2,
         .gemm = &gemm_avx2,
     },
@@ -116,6 +126,10 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_avx512,
         .int4_absmax = int4_absmax_avx512,
         .int4_search = int4_search_avx512,
+        .tile_fma = tile_fma_avx512,
+        .tile_row_fma = tile_row_fma_avx512,
+        .int4_nearest = int4_nearest_avx512,
+        .feedback_step = feedback_step_avx512,
         .vec = &vecmath_avx512,
         .gemm = &gemm_avx512,
     },

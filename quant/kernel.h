@@ -80,6 +80,13 @@ struct kernel {
     void (*int4_search)(const struct int4_rows *q, const float *x, size_t x_stride, const float *h, bool positive,
                         struct row_error *err);
 
+    /* ---- calibrated rounding: quant/tile.h, quant/nearest.h ---- */
+    void (*tile_fma)(float *c, size_t c_stride, const float *a, size_t a_row, size_t a_step, const float *b,
+                     size_t steps);
+    void (*tile_row_fma)(float *c, const float *a, const float *b, size_t steps);
+    void (*int4_nearest)(uint8_t *codes, float *q, const float *t, const float *s, const float *zero);
+    void (*feedback_step)(float *e, float *sums, const float *t, const float *q, const float *w, float r2);
+
     /* ---- a forward pass: fused multiply-adds where their headers say so ---- */
     const struct vecmath *vec;
     const struct gemm_kernel *gemm;

@@ -243,7 +243,7 @@ static bool int4_from_floats(struct work *w, uint64_t row, const struct int4_row
         if (!decode_row(&w->decoder, row + r, w->x + r * w->x_stride, e))
             return false;
     if (t->to.method == METHOD_SEARCH)
-        t->kernel->int4_search(q, w->x, w->x_stride, NULL, t->to.positive_scales, errors);
+        t->kernel->int4_search(q, w->x, w->x_stride, t->weights, t->to.positive_scales, errors);
     else
         t->kernel->int4_absmax(q, w->x, w->x_stride, errors);
     return true;

@@ -6,5 +6,7 @@
 
 extern const struct command command_inspect;
 extern const struct command command_diff;
+extern const struct command command_verify;
+extern const struct command command_tokenize;
 
 #endif
