@@ -160,14 +160,15 @@ static void list_layer(struct pipeline *p, uint64_t layer, uint64_t tokens)
     memset(p->experts, 0, plan->source->arch.experts * sizeof *p->experts);
     for (size_t i = 0; i < plan->weight_count; i++) {
         const struct tensor_id *id = &plan->weights[i]->id;
-        if (!p->out->rows[i].calibrated || id->layer != (int64_t)layer || id->part == NAME_INPUT_SCALE)
+        bool calibrated = p->out->rows[i].calibrated;
+        if (id->layer != (int64_t)layer || id->part == NAME_INPUT_SCALE)
             continue;
-        if (id->expert < 0) {
+        if (id->expert >= 0) {
+            p->experts[id->expert][id->role - ROLE_EXPERT_GATE] = (uint32_t)i + 1;
+            p->any_expert |= calibrated;
+        } else if (calibrated) {
             p->linear[id->role] = (uint32_t)i + 1;
-            continue;
         }
-        p->experts[id->expert][id->role - ROLE_EXPERT_GATE] = (uint32_t)i + 1;
-        p->any_expert = true;
     }
 }
 

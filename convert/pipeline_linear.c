@@ -41,11 +41,12 @@ void pipeline_flows_release(struct pipeline *p)
     p->held_count = 0;
 }
 
-const struct moments *pipeline_prior(const struct pipeline *p)
+struct expert_layer pipeline_prior(const struct pipeline *p)
 {
     const struct flow *f = &p->flows[ROLE_ROUTER];
 
-    return f->moments.sum ? &f->moments : NULL;
+    return (struct expert_layer){
+        .prior = f->moments.sum ? &f->moments : NULL, .sample = f->kept, .sample_tokens = f->kept_tokens};
 }
 
 /* The main thread's scratch is as large as the largest need so far. */

@@ -10,10 +10,11 @@
 #include "convert/pipeline.h"
 #include "convert/shard_file.h"
 #include "quant/calibrated.h"
+#include "quant/expert.h"
 #include "verify/forward.h"
 #include "verify/layer_weights.h"
 
-/* Tokens that go through a worker at a time. */
+/* Tokens of an input that are added at a time. */
 #define PIPELINE_CHUNK 256u
 /* Tokens whose spread stands for that of all, where an input goes by once (quant/moments.h). */
 #define PIPELINE_SPREAD_TOKENS 2048u
@@ -31,15 +32,10 @@ struct flow {
     void *memory; /* calibrated's; NULL: not made yet */
 };
 
-/* A worker's memory for one expert; cut before the first layer. */
+/* A worker's memory for one expert; there before the first layer. */
 struct expert_room {
-    float *x;         /* [PIPELINE_CHUNK][hidden] */
-    float *gate, *up; /* [PIPELINE_CHUNK][width] */
-    float *sum;       /* of the moments of either input */
-    void *memory;     /* calibrated_bytes of either */
-    void *scratch;    /* the largest of all that want some */
-    uint8_t *out[MLP_PARTS];
-    uint8_t *in; /* an expert that no token reached, as it is stored */
+    void *memory, *out; /* of quant/expert.h */
+    uint8_t *in;        /* an expert that no token reached, as it is stored; the first worker's */
 };
 
 struct pipeline {
@@ -62,7 +58,7 @@ struct pipeline {
     uint64_t layer;
     uint64_t tokens;                /* that go through it: the batch's, fewer in an MTP layer */
     uint32_t linear[ROLE_COUNT];    /* row index + 1 of a calibrated weight that is no expert's */
-    uint32_t (*experts)[MLP_PARTS]; /* [experts]: the same */
+    uint32_t (*experts)[MLP_PARTS]; /* [experts]: row index + 1 of its weights, when one of them is calibrated */
     bool any_expert;
     struct flow flows[ROLE_COUNT]; /* by the role that names the input */
     void *scratch;                 /* the main thread's; grows with the layer's need */
@@ -85,12 +81,12 @@ bool pipeline_on_input(void *ctx, const struct linear_input *in, struct err *e) 
 bool pipeline_on_linear(void *ctx, uint64_t layer, enum role role, struct coded *w, struct err *e) CHECKED;
 void pipeline_flows_want(struct pipeline *p); /* from linear and any_expert */
 void pipeline_flows_release(struct pipeline *p);
-const struct moments *pipeline_prior(const struct pipeline *p); /* of the layer's experts; NULL: none */
+struct expert_layer pipeline_prior(const struct pipeline *p); /* what the layer's experts share */
 
 /* ---- pipeline_expert.c ---- */
 
 void pipeline_rooms_make(struct pipeline *p);
-size_t pipeline_room_bytes(const struct pipeline *p); /* of one worker */
+size_t pipeline_room_bytes(struct pipeline *p); /* of one worker */
 void pipeline_rooms_release(struct pipeline *p);
 bool pipeline_on_expert(void *ctx, unsigned worker, const struct expert_call *c, struct coded mlp[3],
                         struct err *e) CHECKED;
