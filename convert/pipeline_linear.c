@@ -77,7 +77,7 @@ static void flow_add(struct pipeline *p, struct flow *f)
     f->chunk_tokens = 0;
 }
 
-/* The kept tokens' spread stands for that of all. */
+/* The kept tokens' spread stands for that of all (quant/shrink.h). */
 static bool flow_close(struct pipeline *p, struct flow *f, struct err *e)
 {
     struct moments *m = &f->moments;
@@ -87,9 +87,6 @@ static bool flow_close(struct pipeline *p, struct flow *f, struct err *e)
         return err_set(e, ERR_FORMAT, "layer %llu: second moments of an input are past the range of float32",
                        (unsigned long long)p->layer);
     moments_spread(m, f->kept, m->cols, f->kept_tokens, scratch_for(p, moments_scratch_bytes(m->cols)));
-    if (f->kept_tokens > 0)
-        m->spread *= (double)m->tokens / (double)f->kept_tokens;
-    m->spread_tokens = m->tokens;
     return true;
 }
 
