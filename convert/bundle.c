@@ -137,13 +137,23 @@ bool bundle_config(const struct plan *p, const struct plan_output *o, struct buf
     return ok;
 }
 
+static uint64_t listed_bytes(const struct plan *p, const struct plan_output *o)
+{
+    uint64_t bytes = o->tensor_bytes;
+
+    for (size_t i = 0; i < p->weight_count; i++)
+        for (enum part part = 0; part < PART_COUNT && o->rows[i].unlisted; part++)
+            bytes -= o->rows[i].parts[part].bytes;
+    return bytes;
+}
+
 static void write_index(struct buf *out, const struct plan *p, const struct plan_output *o)
 {
     struct json_writer w = {.out = out};
 
     json_begin_object(&w, NULL);
     json_begin_object(&w, "metadata");
-    json_put_u64(&w, "total_size", o->tensor_bytes);
+    json_put_u64(&w, "total_size", listed_bytes(p, o));
     json_end(&w, '}');
     json_begin_object(&w, "weight_map");
     for (size_t i = 0; i < p->weight_count; i++)
@@ -282,7 +292,7 @@ static void fill_rows(struct manifest *m, struct arena *a, const struct plan *p,
         const struct plan_row *row = &o->rows[i];
         struct manifest_row *r = &m->rows[m->row_count];
         char scheme[SCHEME_TEXT];
-        if (row->parts[PART_CODES].dtype == DTYPE_NONE)
+        if (row->parts[PART_CODES].dtype == DTYPE_NONE || row->unlisted)
             continue;
         m->row_count++;
         *r = (struct manifest_row){

@@ -89,6 +89,8 @@ static void print_output(const struct plan *p, size_t output, const struct run_r
     printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text((double)c->tensor_bytes, in), c->shard_count,
            c->shard_count == 1 ? "" : "s", o->dir, bytes_text((double)o->file_bytes, out), o->shard_count,
            o->shard_count == 1 ? "" : "s");
+    if (p->report)
+        printf("%s", p->report);
     arena_release(&a);
 }
 
@@ -379,7 +381,7 @@ static bool check_base_model(const char *id, struct err *e)
 }
 
 /* One shard named as the source would give a bundle that looks like a whole model. */
-static bool check_whole(const struct checkpoint *c, struct err *e)
+bool conversion_check_whole(const struct checkpoint *c, struct err *e)
 {
     uint64_t part = 0, parts = 0;
 
@@ -413,7 +415,7 @@ int conversion_run(const struct conversion *c, const char *src, const char *dst,
             goto done;
     if (!check_base_model(c->base_model, e))
         goto done;
-    if (!source_open(&source, src, true, e) || !check_whole(&source.checkpoint, e) ||
+    if (!source_open(&source, src, true, e) || !conversion_check_whole(&source.checkpoint, e) ||
         !check_targets(c, &source, &options, e))
         goto done;
     ok = plan_and_go(c, &options, &source, e);

@@ -60,6 +60,9 @@ struct conversion {
     }
 
 struct plan;
+struct checkpoint;
+/* Refuses one part of several, which would give a bundle that looks like a whole model. */
+bool conversion_check_whole(const struct checkpoint *c, struct err *e) CHECKED;
 /* What follows once there is a plan: config and room looked at, then printed (dry_run) or run and published. */
 bool conversion_go(const struct conversion *c, struct plan *p, struct err *e) CHECKED;
 

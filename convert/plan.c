@@ -43,10 +43,9 @@ static bool refuse_unknown(const struct source *s, struct err *e)
     return count == 0;
 }
 
-/* A static activation scale is a tensor of its own in the output, copied where the FP8 codes stay. */
-static const struct weight *input_scale_weight(struct plan *p, const struct weight *w)
+const struct weight *plan_input_scale(struct arena *a, const struct weight *w)
 {
-    struct weight *scale = arena_alloc(&p->arena, sizeof *scale);
+    struct weight *scale = arena_alloc(a, sizeof *scale);
 
     *scale = (struct weight){
         .module = w->module,
@@ -77,7 +76,7 @@ static bool choose_weights(struct plan *p, bool keep_unknown, struct err *e)
         }
         p->weights[p->weight_count++] = w;
         if (w->input_scale)
-            p->weights[p->weight_count++] = input_scale_weight(p, w);
+            p->weights[p->weight_count++] = plan_input_scale(&p->arena, w);
     }
     return true;
 }

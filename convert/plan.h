@@ -97,7 +97,9 @@ struct plan {
     const struct plan_piece **pieces; /* per weight, NULL for a whole one; NULL: all are whole */
     const struct plan_text *texts;
     size_t text_count;
-    bool same_config; /* config.json is the source's, byte for byte */
+    bool same_config;        /* config.json is the source's, byte for byte */
+    const char *report;      /* lines that are printed behind the plan and the result, or NULL */
+    const char *report_json; /* the same, a value for the member "repack" of their JSON */
     struct plan_drop *drops;
     size_t drop_count;
     struct plan_output *outputs;
@@ -126,6 +128,9 @@ struct plan_options {
  * fused modules, pairs that cannot be converted, expert widths that no group fits. */
 bool plan_open(struct plan *p, const struct source *s, const struct plan_options *o, struct err *e) CHECKED;
 void plan_close(struct plan *p);
+
+/* A static activation scale as a weight of its own, copied where the FP8 codes stay. */
+const struct weight *plan_input_scale(struct arena *a, const struct weight *w);
 
 /* The slices a job reads of its weight's parts and writes of an output's parts: byte ranges inside the tensor. What is
  * read of a piece is many ranges: bytes / line_bytes of them, one behind the other in memory. */
