@@ -17,6 +17,7 @@ static const struct command *const commands[] = {
     &command_diff,
     &command_verify,
     &command_tokenize,
+    &command_bench_io,
 };
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])
 
