@@ -92,9 +92,10 @@ bool bpe_add_token(struct bpe *b, uint32_t id, const char *bytes, size_t byte_co
         *slot = id + 1;
         b->by_bytes_count++;
     }
-    b->tokens[id] = (struct bpe_token){.bytes = arena_strndup(&b->arena, bytes, byte_count),
-                                       .byte_count = (uint32_t)byte_count,
-                                       .unmatched = unmatched};
+    char *copy = arena_alloc(&b->arena, byte_count + 1);
+    if (byte_count)
+        memcpy(copy, bytes, byte_count); /* there may be a NUL in it */
+    b->tokens[id] = (struct bpe_token){.bytes = copy, .byte_count = (uint32_t)byte_count, .unmatched = unmatched};
     return true;
 }
 

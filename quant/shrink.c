@@ -115,9 +115,9 @@ static double noise_of(const struct moments *m, double norm)
 {
     double n = (double)m->tokens, v;
 
-    if (m->tokens < 2)
+    if (m->tokens < 2 || m->spread_tokens == 0)
         return INFINITY;
-    v = (m->spread / n - norm) / (n - 1);
+    v = (m->spread / (double)m->spread_tokens - norm) / (n - 1);
     return v > 0 ? v : 0;
 }
 

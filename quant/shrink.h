@@ -4,7 +4,7 @@
  * variance of all off-diagonal correlations together; |A|^2 sums over i != j. `a` marks the prior, the moments of all
  * tokens that reach the layer.
  *
- *   V  = max(0, (spread / n - |C|^2) / (n - 1))            (spread: quant/moments.h; unknown for n < 2)
+ *   V  = max(0, (spread / m - |C|^2) / (n - 1))            (spread of m tokens: quant/moments.h; unknown for n < 2)
  *   D  = (n S2 + d0 S2a) / (n + d0)                        without prior: S2
  *   rp = min(1, mu V / |C - Ca|^2)                         towards the all-token correlation; without prior 0
  *   C1 = (1 - rp) C + rp Ca,   V1 = (1 - rp)^2 V + rp^2 Va
@@ -49,8 +49,8 @@ struct shrunk {
 };
 
 size_t shrink_bytes(size_t cols);
-/* memory: shrink_bytes, MEM_ALIGN aligned, in use as long as s. own and prior are closed, and prior's spread is known;
- * own's spread covers all its tokens. False: there is nothing to go by, every input is 0 or there are no tokens. */
+/* memory: shrink_bytes, MEM_ALIGN aligned, in use as long as s. own and prior are closed, and their spread is known, of
+ * all their tokens or of some that are evenly spaced. False: there is nothing to go by, every input is 0 or there are no tokens. */
 bool shrink_moments(struct shrunk *s, const struct moments *own, const struct moments *prior,
                     const struct shrink_options *o, void *memory) CHECKED;
 bool shrink_damp(struct shrunk *s, const struct moments *own, double fraction, void *memory) CHECKED;

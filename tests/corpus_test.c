@@ -274,6 +274,7 @@ TEST(corpus, messages_get_the_markers_of_the_family)
         out.bytes = 0;
         chat_ask(&t, "Q", &out);
         EXPECT_STR_EQ(rows[r].ask, out.data);
+        EXPECT_TRUE(chat_is_known(&t) == (r == 1));
         buf_release(&out);
         json_release(&d);
         tokenizer_release(&t);

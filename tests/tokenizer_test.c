@@ -277,6 +277,33 @@ TEST(tokenizer, a_long_piece_merges_like_its_words)
     bpe_release(&b);
 }
 
+/* A token's bytes were copied as a string once, and what stood behind a NUL was lost. */
+TEST(tokenizer, a_token_may_hold_a_nul)
+{
+    struct bpe b = {0};
+    struct bpe_scratch *s = bpe_scratch_new();
+    struct id_list ids = {0};
+    struct err e = {0};
+
+    for (unsigned i = 0; i < 256; i++) {
+        char byte = (char)i;
+        ASSERT_OK(bpe_add_token(&b, i, &byte, 1, false, &e), e);
+    }
+    ASSERT_OK(bpe_add_token(&b, 256, "\0a", 2, false, &e), e);
+    ASSERT_OK(bpe_add_token(&b, 257, "\0ab", 3, false, &e), e);
+    ASSERT_OK(bpe_add_merge(&b, 0, 'a', &e), e);
+    ASSERT_OK(bpe_add_merge(&b, 256, 'b', &e), e);
+    ASSERT_OK(bpe_finish(&b, &e), e);
+    ASSERT_OK(bpe_encode(&b, s, "\0ab\0a", 5, &ids, &e), e);
+    const uint32_t want[] = {257, 256};
+    ASSERT_EQ_U64(2, ids.count);
+    EXPECT_MEM_EQ(want, ids.ids, sizeof want);
+    EXPECT_MEM_EQ("\0ab", b.tokens[257].bytes, 3);
+    id_list_release(&ids);
+    bpe_scratch_free(s);
+    bpe_release(&b);
+}
+
 static uint64_t next_random(uint64_t *state)
 {
     *state = *state * 6364136223846793005u + 1442695040888963407u;

@@ -69,6 +69,11 @@ bool chat_render(const struct tokenizer *t, const struct json *messages, struct 
     return true;
 }
 
+bool chat_is_known(const struct tokenizer *t)
+{
+    return tokenizer_find(t, "<|im_user|>") != BPE_NONE || tokenizer_find(t, "<｜User｜>") != BPE_NONE;
+}
+
 void chat_ask(const struct tokenizer *t, const char *text, struct buf *out)
 {
     const struct chat_markers *markers = markers_of(t);

@@ -17,6 +17,8 @@
 /* Appends messages, [{"role": "system", "user" or "assistant", "content": "..."}, ...]. Other roles, and content that
  * is no string, are ERR_UNSUPPORTED. */
 bool chat_render(const struct tokenizer *t, const struct json *messages, struct buf *out, struct err *e) CHECKED;
+/* Whether the tokenizer has the markers as tokens; without them they are so many letters. */
+bool chat_is_known(const struct tokenizer *t);
 /* Appends what a user said, and the marker behind which the assistant speaks. */
 void chat_ask(const struct tokenizer *t, const char *text, struct buf *out);
 
