@@ -188,19 +188,22 @@ static bool read_source(const struct plan *p, struct run_result *results, const 
 }
 
 /* hexfloats, so that what is read is what was written */
-static bool read_calibrated(const struct plan *p, struct run_result *results, const char *line)
+static bool read_calibrated(const struct plan *p, struct run_result *results, const char *line, const char *line_end)
 {
     struct calibrated_result c = {.done = true};
     struct weight_error w = {0};
     unsigned ending = 0, reason = 0;
     size_t row = 0;
+    int read = 0;
 
-    if (sscanf(line, "%zu %u %u %la %la %la %la %" SCNu64 " %la %la %la %" SCNu64, &row, &ending, &reason,
+    if (sscanf(line, "%zu %u %u %la %la %la %la %" SCNu64 " %la %la %la %" SCNu64 "%n", &row, &ending, &reason,
                &c.loss_error, &c.loss_energy, &c.to_prior, &c.to_diagonal, &c.tokens, &c.routed_weight, &w.error2,
-               &w.energy2, &w.weights) != 12)
+               &w.energy2, &w.weights, &read) != 12 ||
+        line + read != line_end)
         return false;
     size_t output = plan_calibrated_output(p);
-    if (output >= p->output_count || row >= p->weight_count || ending >= ENDING_COUNT || reason >= REASON_COUNT)
+    if (output >= p->output_count || row >= p->weight_count || !p->outputs[output].rows[row].calibrated ||
+        ending >= ENDING_COUNT || reason >= REASON_COUNT)
         return false;
     c.ending = (enum ending)ending;
     c.reason = (enum reason)reason;
@@ -227,7 +230,7 @@ static bool read_records(struct journal *j, const struct plan *p, struct run_res
         bool ok = strncmp(line, "job ", 4) == 0      ? read_job(j, p, results, line + 4, end)
                   : strncmp(line, "shard ", 6) == 0  ? read_shard(p, results, line + 6)
                   : strncmp(line, "source ", 7) == 0 ? read_source(p, results, line + 7)
-                  : strncmp(line, "round ", 6) == 0  ? read_calibrated(p, results, line + 6)
+                  : strncmp(line, "round ", 6) == 0  ? read_calibrated(p, results, line + 6, end)
                   : strncmp(line, "layer ", 6) == 0  ? read_layer(j, line + 6)
                                                      : false;
         if (!ok)

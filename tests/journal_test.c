@@ -103,6 +103,54 @@ TEST(journal, says_what_was_done_to_the_last_bit)
     end(&f);
 }
 
+/* Rules of one calibrated weight. */
+static const struct conversion_case calibrated = {
+    .recipe = "[{\"match\": \"o_proj\", \"scheme\": \"int4\", \"group\": 32, \"method\": \"ldlq\"}]"};
+
+static size_t calibrated_row(const struct plan *p)
+{
+    size_t row = 0;
+
+    while (row < p->weight_count && !p->outputs[0].rows[row].calibrated)
+        row++;
+    return row;
+}
+
+TEST(journal, says_what_calibration_did_to_the_last_bit)
+{
+    static const struct calibrated_result wrote = {.ending = ENDING_DIAGONAL,
+                                                   .reason = REASON_PIVOT,
+                                                   .loss_error = 0.1,
+                                                   .loss_energy = 3e-200,
+                                                   .to_prior = 1.0 / 3,
+                                                   .to_diagonal = 0.98,
+                                                   .tokens = 1234567890123,
+                                                   .routed_weight = 17.25};
+    struct fixture f;
+    struct journal j = {0};
+    struct run_result *results = NULL;
+    struct err e = {0};
+
+    ASSERT_TRUE(begin(&f, &calibrated));
+    size_t row = calibrated_row(&f.planned.plan);
+    ASSERT_TRUE(row < f.planned.plan.weight_count);
+    ASSERT_OK(open_journal(&f, &j, &results, &e), e);
+    journal_calibrated(&j, row, &wrote, &some_error);
+    journal_layer(&j, 0);
+    EXPECT_OK(journal_flush(&j, &e), e);
+    journal_close(&j);
+
+    ASSERT_OK(open_journal(&f, &j, &results, &e), e);
+    const struct calibrated_result *got = &results[0].calibrated[row];
+    EXPECT_EQ_U64(1, j.layers_done);
+    EXPECT_TRUE(got->done && got->ending == ENDING_DIAGONAL && got->reason == REASON_PIVOT);
+    EXPECT_TRUE(got->loss_error == 0.1 && got->loss_energy == 3e-200 && got->to_prior == 1.0 / 3);
+    EXPECT_TRUE(got->to_diagonal == 0.98 && got->tokens == 1234567890123 && got->routed_weight == 17.25);
+    EXPECT_TRUE(results[0].errors[row].energy2 == 1e300);
+    journal_close(&j);
+    end(&f);
+}
+
 TEST(journal, a_half_line_is_cut_and_written_over)
 {
     static const struct {
@@ -177,6 +225,9 @@ TEST(journal, a_line_that_no_run_wrote_is_refused)
         "shard 1 0 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n",
         "shard 0 0 0123\n",
         "source 9 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n",
+        "round 0 1 0 0x0p+0 0x0p+0 0x0p+0 0x0p+0 5 0x0p+0 0x0p+0 0x0p+0 7\n", /* nothing is calibrated here */
+        "layer 1\n",                                                          /* not the next */
+        "layer\n",
         "\n",
         "hello\n",
     };
