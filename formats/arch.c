@@ -72,6 +72,7 @@ static const struct field fields[] = {
     {"first_k_dense_replace",    AT(first_dense_layers),    NEED_MOE,    false, 0, 1000,     0},
     {"moe_layer_freq",           AT(moe_layer_freq),        OPTIONAL,    false, 1, 1000,     1},
     {"max_position_embeddings",  AT(max_positions),         NEED_ALWAYS, false, 1, 1u << 30, 0},
+    {"index_topk",               AT(index_topk),            OPTIONAL,    false, 1, 1u << 30, 0},
     /* clang-format on */
 };
 

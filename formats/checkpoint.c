@@ -389,6 +389,14 @@ bool checkpoint_read(const struct checkpoint *c, const struct tensor *t, uint64_
            err_in(e, "shard '%s': tensor '%s'", s->name, t->name);
 }
 
+void checkpoint_expect(const struct checkpoint *c, const struct tensor *t)
+{
+    const struct shard *s = &c->shards[t->shard];
+
+    if (!s->removed)
+        file_expect(&s->file, t->offset, t->bytes);
+}
+
 void checkpoint_close(struct checkpoint *c)
 {
     for (size_t i = 0; i < c->shard_count; i++)

@@ -55,6 +55,8 @@ const struct tensor *checkpoint_find(const struct checkpoint *c, const char *nam
 /* bytes [offset, offset + bytes) of a tensor; thread-safe. Errors name shard and tensor. */
 bool checkpoint_read(const struct checkpoint *c, const struct tensor *t, uint64_t offset, void *data, size_t bytes,
                      struct err *e) CHECKED;
+/* Asks the system to begin reading a tensor that will be wanted soon; advice, so nothing can fail. Thread-safe. */
+void checkpoint_expect(const struct checkpoint *c, const struct tensor *t);
 void checkpoint_close(struct checkpoint *c); /* idempotent */
 
 /* A shard whose data is wanted no more becomes NAME.removed, cut to its header (and keeping its time): its space is
