@@ -17,9 +17,10 @@
 #include "formats/base/units.h"
 #include "formats/engine.h"
 
-static void say_line(void *ctx, const char *line)
+static void say_line(void *ctx, const char *rule, const char *line)
 {
     (void)ctx;
+    (void)rule;
     log_note("%s", line);
 }
 
@@ -51,7 +52,7 @@ static void note_fall_backs(const struct plan *p, const struct plan_output *o)
 static void note_plan(const struct plan *p)
 {
     for (size_t i = 0; i < p->source->checkpoint.note_count; i++)
-        log_note("%s", p->source->checkpoint.notes[i]);
+        log_note("%s", p->source->checkpoint.notes[i].text);
     if (p->drop_count > 0)
         log_note("%zu source tensors are left out, '%s' first: %s", p->drop_count, p->drops[0].name, p->drops[0].why);
     for (size_t o = 0; o < p->output_count; o++) {
@@ -88,6 +89,8 @@ static void print_output(const struct plan *p, size_t output, const struct run_r
     printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text((double)c->tensor_bytes, in), c->shard_count,
            c->shard_count == 1 ? "" : "s", o->dir, bytes_text((double)o->file_bytes, out), o->shard_count,
            o->shard_count == 1 ? "" : "s");
+    if (p->report)
+        printf("%s", p->report);
     arena_release(&a);
 }
 
@@ -206,7 +209,8 @@ static bool run_and_publish(const struct conversion *c, struct plan *p, struct w
         .delete_source = c->delete_source,
     };
     struct bundle_options bundle = {.base_model = c->base_model};
-    struct progress *progress = progress_new("converting", p->read_bytes + p->write_bytes, c->quiet);
+    struct progress *progress =
+        progress_new(c->doing ? c->doing : "converting", p->read_bytes + p->write_bytes, c->quiet);
 
     for (size_t o = 1; o < p->output_count; o++)
         w->stages[o].publishing |= w->stages[0].publishing;
@@ -283,24 +287,27 @@ static bool confirm_delete(const struct plan *p, struct err *e)
     return strcmp(line, "delete") == 0 || err_set(e, ERR_USAGE, "--delete-source was not confirmed; nothing was done");
 }
 
-static bool plan_and_go(const struct conversion *c, const struct plan_options *options, struct source *source,
-                        struct err *e)
+bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
 {
     struct run_options run = {.threads = (unsigned)c->threads, .memory_bytes = c->memory_bytes};
     struct run_size size = {0};
+
+    if (!check_configs(p, e) || !bundle_check_side_files(p, e) || !run_size(p, &run, &size, e))
+        return false;
+    note_plan(p);
+    if (c->dry_run)
+        return dry_run(c, p, &size, e);
+    return space_check(p, c->delete_source, e) && (!c->delete_source || confirm_delete(p, e)) && convert(c, p, e);
+}
+
+static bool plan_and_go(const struct conversion *c, const struct plan_options *options, struct source *source,
+                        struct err *e)
+{
     struct plan p = {0};
-    bool ok = false;
 
     if (!plan_open(&p, source, options, e))
         return err_in(e, "source '%s'", source->checkpoint.path);
-    if (!check_configs(&p, e) || !bundle_check_side_files(&p, e) || !run_size(&p, &run, &size, e))
-        goto done;
-    note_plan(&p);
-    if (c->dry_run)
-        ok = dry_run(c, &p, &size, e);
-    else
-        ok = space_check(&p, c->delete_source, e) && (!c->delete_source || confirm_delete(&p, e)) && convert(c, &p, e);
-done:
+    bool ok = conversion_go(c, &p, e);
     plan_close(&p);
     return ok;
 }
@@ -374,7 +381,7 @@ static bool check_base_model(const char *id, struct err *e)
 }
 
 /* One shard named as the source would give a bundle that looks like a whole model. */
-static bool check_whole(const struct checkpoint *c, struct err *e)
+bool conversion_check_whole(const struct checkpoint *c, struct err *e)
 {
     uint64_t part = 0, parts = 0;
 
@@ -408,7 +415,8 @@ int conversion_run(const struct conversion *c, const char *src, const char *dst,
             goto done;
     if (!check_base_model(c->base_model, e))
         goto done;
-    if (!source_open(&source, src, true, e) || !check_whole(&source.checkpoint, e) || !check_targets(c, &source, &options, e))
+    if (!source_open(&source, src, true, e) || !conversion_check_whole(&source.checkpoint, e) ||
+        !check_targets(c, &source, &options, e))
         goto done;
     ok = plan_and_go(c, &options, &source, e);
 done:

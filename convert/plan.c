@@ -43,10 +43,9 @@ static bool refuse_unknown(const struct source *s, struct err *e)
     return count == 0;
 }
 
-/* A static activation scale is a tensor of its own in the output, copied where the FP8 codes stay. */
-static const struct weight *input_scale_weight(struct plan *p, const struct weight *w)
+const struct weight *plan_input_scale(struct arena *a, const struct weight *w)
 {
-    struct weight *scale = arena_alloc(&p->arena, sizeof *scale);
+    struct weight *scale = arena_alloc(a, sizeof *scale);
 
     *scale = (struct weight){
         .module = w->module,
@@ -77,7 +76,7 @@ static bool choose_weights(struct plan *p, bool keep_unknown, struct err *e)
         }
         p->weights[p->weight_count++] = w;
         if (w->input_scale)
-            p->weights[p->weight_count++] = input_scale_weight(p, w);
+            p->weights[p->weight_count++] = plan_input_scale(&p->arena, w);
     }
     return true;
 }
@@ -207,6 +206,24 @@ static uint64_t job_rows(const struct weight *w)
     return rows < w->rows ? rows : w->rows;
 }
 
+static void slice_piece(const struct weight *w, const struct plan_piece *piece, const struct job *j, enum part part,
+                        struct plan_slice *in)
+{
+    uint64_t row = piece->row_order ? 0 : piece->row + j->row, count = piece->row_order ? piece->rows : j->count;
+    struct scheme_window win =
+        scheme_window(&w->stored, part, piece->rows, piece->cols, row, count, piece->col, w->cols);
+
+    in->offset = win.offset;
+    in->bytes = win.lines * win.line_bytes;
+    in->line_bytes = win.line_bytes == win.stride_bytes ? 0 : win.line_bytes;
+    in->stride_bytes = win.stride_bytes;
+    if (!piece->row_order)
+        return;
+    in->line_bytes = in->stride_bytes = in->bytes / piece->rows;
+    in->bytes = in->line_bytes * j->count;
+    in->line_order = piece->row_order + j->row;
+}
+
 void plan_job_in(const struct plan *p, const struct job *j, struct plan_slice in[PART_COUNT])
 {
     const struct weight *w = p->weights[j->weight];
@@ -216,7 +233,10 @@ void plan_job_in(const struct plan *p, const struct job *j, struct plan_slice in
         if (!w->parts[part] || part == PART_SHAPE)
             continue;
         in[part].tensor = w->parts[part];
-        scheme_slice(&w->stored, part, w->rows, w->cols, j->row, j->count, &in[part].offset, &in[part].bytes);
+        if (p->pieces && p->pieces[j->weight])
+            slice_piece(w, p->pieces[j->weight], j, part, &in[part]);
+        else
+            scheme_slice(&w->stored, part, w->rows, w->cols, j->row, j->count, &in[part].offset, &in[part].bytes);
     }
 }
 
@@ -229,6 +249,8 @@ void plan_job_out(const struct plan *p, const struct job *j, size_t output, stru
     for (enum part part = 0; part < PART_COUNT; part++) {
         if (row->parts[part].dtype == DTYPE_NONE || part == PART_SHAPE)
             continue;
+        if (part == PART_SCALE && row->scheme.kind == SCHEME_FP8_TENSOR && j->row > 0)
+            continue; /* one scale for all jobs, and each byte is written once */
         out[part].tensor = &row->parts[part];
         scheme_slice(&row->scheme, part, w->rows, w->cols, j->row, j->count, &out[part].offset, &out[part].bytes);
     }
@@ -270,7 +292,7 @@ static void measure_job(struct plan *p, const struct job *j)
     p->out_bytes_max = size_max(p->out_bytes_max, out);
 }
 
-static void cut_jobs(struct plan *p)
+void plan_cut_jobs(struct plan *p)
 {
     size_t count = 0;
 
@@ -316,7 +338,7 @@ bool plan_open(struct plan *p, const struct source *s, const struct plan_options
         if (!open_output(p, &p->outputs[i], &options->targets[i], options, e))
             goto failed;
     }
-    cut_jobs(p);
+    plan_cut_jobs(p);
     return true;
 failed:
     plan_close(p);
@@ -326,8 +348,10 @@ failed:
 void plan_close(struct plan *p)
 {
     for (size_t i = 0; i < p->output_count; i++)
-        for (size_t k = 0; k < p->outputs[i].shard_count; k++)
+        for (size_t k = 0; k < p->outputs[i].shard_count; k++) {
             buf_release(&p->outputs[i].shards[k].prefix);
+            buf_release(&p->outputs[i].shards[k].suffix);
+        }
     arena_release(&p->arena);
     *p = (struct plan){0};
 }

@@ -21,8 +21,7 @@ bool run_open_shard(struct line *l, size_t output, uint32_t shard, bool resume, 
 
     if (f->open)
         return true;
-    return shard_file_open(f, stage_path(&l->stages[output], s->name), s->bytes, s->prefix.data, s->prefix.bytes,
-                           resume, e);
+    return shard_file_open(f, stage_path(&l->stages[output], s->name), s->bytes, &s->prefix, &s->suffix, resume, e);
 }
 
 bool run_finish_shard(struct line *l, size_t output, uint32_t shard, struct err *e)
@@ -40,11 +39,11 @@ bool run_finish_shard(struct line *l, size_t output, uint32_t shard, struct err 
 
 static void record_source_hashes(struct line *l)
 {
-    for (size_t i = 0; l->source.hash && i < l->plan->source->checkpoint.shard_count; i++)
-        if (l->source.sha256[i][0] != '\0' && !l->source.recorded[i]) {
-            journal_source(l->journal, i, l->source.sha256[i]);
-            l->source.recorded[i] = true;
-        }
+    char sha256[HASH_HEX_BYTES];
+
+    for (size_t i = 0; i < l->plan->source->checkpoint.shard_count; i++)
+        if (run_source_known(&l->source, i, sha256))
+            journal_source(l->journal, i, sha256);
 }
 
 bool run_sync(struct line *l, struct err *e)

@@ -1,6 +1,7 @@
 /* The executor: a reader, workers, a writer and a hasher around a ring of
  * buffers that are allocated before the first job. Reads run ahead of work,
- * writes and hashes behind it, each in job order. Threads and memory change
+ * writes and hashes behind it, each in job order; the source's own hash has a
+ * thread beside them. Threads and memory change
  * the time, never a byte. */
 #ifndef CONVERT_RUN_H
 #define CONVERT_RUN_H

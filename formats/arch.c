@@ -434,7 +434,10 @@ static bool read_config(struct arch *arch, struct arena *a, struct config *c, st
         !read_rope(arch, c, e) || !read_optional_double(c, c->text, "rms_norm_eps", &arch->rms_norm_eps, e) ||
         !read_optional_bool(c->text, "tie_word_embeddings", &arch->tied_embeddings, e))
         return false;
-    return read_quantization(arch, a, c, e) || err_in(e, "'quantization_config'");
+    if (read_quantization(arch, a, c, e))
+        return true;
+    err_rule(e, "quant-config-malformed");
+    return err_in(e, "'quantization_config'");
 }
 
 bool arch_parse(struct arch *arch, struct arena *a, const char *config, size_t bytes, struct err *e)

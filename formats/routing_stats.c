@@ -8,7 +8,6 @@
 #include "formats/json.h"
 #include "formats/manifest.h"
 
-#define MANIFEST_BYTES_MAX (512u << 20)
 #define BLOCK_BYTES        (1u << 20)
 
 void routing_stats_init(struct routing_stats *s, uint64_t experts, uint64_t experts_per_token, uint64_t layers,

@@ -27,16 +27,18 @@ static bool header_length(const uint8_t *head, uint64_t file_bytes, uint64_t *he
     uint64_t n = 0;
 
     if (file_bytes < LENGTH_BYTES)
-        return err_set(e, ERR_FORMAT, "no room for the header's length: the file has %" PRIu64 " bytes, it takes %u",
-                       file_bytes, LENGTH_BYTES);
+        return err_broken(e, ERR_FORMAT, "shard-truncated",
+                          "no room for the header's length: the file has %" PRIu64 " bytes, it takes %u", file_bytes,
+                          LENGTH_BYTES);
     for (unsigned i = LENGTH_BYTES; i-- > 0;)
         n = n << 8 | head[i];
     if (n > SAFETENSORS_HEADER_BYTES_MAX)
         return err_set(e, ERR_LIMIT, "header length %" PRIu64 " is past the limit of %u", n,
                        SAFETENSORS_HEADER_BYTES_MAX);
     if (n > file_bytes - LENGTH_BYTES)
-        return err_set(e, ERR_FORMAT, "header length %" PRIu64 " is past the %" PRIu64 " bytes behind it in the file",
-                       n, file_bytes - LENGTH_BYTES);
+        return err_broken(e, ERR_FORMAT, "shard-truncated",
+                          "header length %" PRIu64 " is past the %" PRIu64 " bytes behind it in the file", n,
+                          file_bytes - LENGTH_BYTES);
     *header_bytes = n;
     return true;
 }
@@ -222,8 +224,9 @@ static bool place_tensors(struct safetensors *s, uint64_t file_bytes, struct err
         t->offset += s->data_offset; /* may wrap; then the end is past the file, below */
     }
     if (running > data_bytes)
-        return err_set(e, ERR_FORMAT, "data is missing: the tensors take %" PRIu64 " bytes, the file has %" PRIu64,
-                       running, data_bytes);
+        return err_broken(e, ERR_FORMAT, "shard-truncated",
+                          "data is missing: the tensors take %" PRIu64 " bytes, the file has %" PRIu64, running,
+                          data_bytes);
     if (running < data_bytes && file_bytes != SAFETENSORS_ANY_BYTES)
         return err_set(e, ERR_FORMAT,
                        "data behind the last tensor: the tensors take %" PRIu64 " bytes, the file has %" PRIu64,

@@ -56,9 +56,13 @@ bool safetensors_read_cut(struct safetensors *s, struct arena *a, const struct f
  * the hub's limit. The offsets of data depend on the header's size: call it once the order is final. */
 bool safetensors_layout(struct buf *head, struct tensor *const *tensors, size_t count, uint64_t *file_bytes,
                         struct err *e) CHECKED;
-/* The same with metadata of one's own, in place of {"format": "pt"} that says "a checkpoint". */
+/* The same with metadata of one's own, in place of {"format": "pt"} that says "a checkpoint", and with data that starts
+ * at a multiple of align. */
 bool safetensors_layout_meta(struct buf *head, const struct safetensors_meta *metadata, size_t metadata_count,
-                             struct tensor *const *tensors, size_t count, uint64_t *file_bytes, struct err *e) CHECKED;
+                             size_t align, struct tensor *const *tensors, size_t count, uint64_t *file_bytes,
+                             struct err *e) CHECKED;
+/* What safetensors_layout writes. */
+extern const struct safetensors_meta safetensors_checkpoint_meta;
 /* NULL: no such member. */
 const char *safetensors_meta(const struct safetensors *s, const char *key);
 /* An upper bound of the header bytes one tensor takes: for planning shard sizes. */

@@ -32,9 +32,10 @@ bool tensor_file_write(const char *path, const struct safetensors_meta *metadata
     struct buf head = {0};
     struct output out = {0};
     uint64_t file_bytes = 0;
-    bool ok = measure(items, count, list, e) &&
-              safetensors_layout_meta(&head, metadata, metadata_count, list, count, &file_bytes, e) &&
-              output_open(&out, path, file_bytes, false, e) && output_write(&out, 0, head.data, head.bytes, e);
+    bool ok =
+        measure(items, count, list, e) &&
+        safetensors_layout_meta(&head, metadata, metadata_count, SAFETENSORS_DATA_ALIGN, list, count, &file_bytes, e) &&
+        output_open(&out, path, file_bytes, false, e) && output_write(&out, 0, head.data, head.bytes, e);
 
     for (size_t i = 0; i < count && ok; i++)
         ok = output_write(&out, items[i].tensor.offset, items[i].data, (size_t)items[i].tensor.bytes, e);
