@@ -285,6 +285,23 @@ static void fill_parts(struct manifest_row *r, struct arena *a, const struct pla
     }
 }
 
+static struct manifest_calibration *calibration_of(struct arena *a, const struct plan_row *row,
+                                                   const struct calibrated_result *c)
+{
+    struct manifest_calibration *m = arena_alloc(a, sizeof *m);
+
+    *m = (struct manifest_calibration){
+        .ending = ending_name(c->ending),
+        .reason = reason_text(c->reason),
+        .tokens = c->tokens,
+        .routed_weight = row->weight->id.expert >= 0 ? c->routed_weight : -1,
+        .to_prior = c->to_prior,
+        .to_diagonal = c->to_diagonal,
+        .output_error = c->loss_energy > 0 ? c->loss_error / c->loss_energy : -1,
+    };
+    return m;
+}
+
 static void fill_rows(struct manifest *m, struct arena *a, const struct plan *p, const struct plan_output *o,
                       const struct run_result *result)
 {
@@ -300,13 +317,16 @@ static void fill_rows(struct manifest *m, struct arena *a, const struct plan *p,
             .role = role_get(row->weight->id.role)->name,
             .scheme = arena_strdup(a, scheme_text(&row->scheme, scheme)),
             .method = scheme_method_name(row->scheme.method),
-            .positive_scales = row->scheme.method == METHOD_SEARCH && row->scheme.positive_scales,
+            .positive_scales = row->scheme.positive_scales &&
+                               (row->scheme.method == METHOD_SEARCH || row->scheme.method == METHOD_LDLQ),
             .piece = p->pieces && p->pieces[i],
             .why = row->why,
             .error = is_quantized(&row->scheme) ? weight_error_relative(&result->errors[i]) : -1,
         };
         fill_shape(r, a, row);
         fill_parts(r, a, row);
+        if (row->calibrated)
+            r->calibration = calibration_of(a, row, &result->calibrated[i]);
     }
 }
 
@@ -333,6 +353,7 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     struct manifest m = {
         .tool_version = QUERN_VERSION,
         .kernel_class = "exact",
+        .calibration = result->calibrated ? p->calibration : NULL,
         .recipe_text = o->recipe->text,
         .config_sha256 = config_hash,
     };

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "convert/calibration.h"
 #include "convert/recipe.h"
 #include "formats/base/err.h"
 #include "formats/base/opt.h"
@@ -20,6 +21,7 @@ struct conversion {
     const char *base_model;
     const char *doing;    /* for the progress line; NULL: "converting" */
     struct opt_list also; /* "RECIPE:DIR" */
+    struct calibration *calibration; /* what calibrated recipes are fed with; NULL: they are refused */
 };
 
 /* Rows of the option table; v is a static struct conversion. */

@@ -41,6 +41,7 @@ struct plan_row {
     struct scheme scheme;
     const char *why;                 /* rule and reason, for the plan and quern.json */
     bool fell_back;                  /* the group did not fit the width */
+    bool calibrated;                 /* made while the model runs (convert/calibrated.h): no job writes it */
     bool unlisted;                   /* a copy beside the one that the index names */
     struct tensor parts[PART_COUNT]; /* as they will stand; dtype NONE: no such part */
 };
@@ -50,6 +51,7 @@ struct plan_shard {
     struct buf prefix; /* the file's first bytes: length, header, and the constant tensors behind it */
     struct buf suffix; /* its last bytes: constant tensors that would spoil the alignment of those behind them */
     uint64_t bytes;    /* of the whole file */
+    bool calibrated;   /* holds weights that no job writes: calibrated_run completes it */
 };
 
 /* In which order tensors stand in a shard. (plan_layout.c) */
@@ -100,6 +102,7 @@ struct plan {
     bool same_config;        /* config.json is the source's, byte for byte */
     const char *report;      /* lines that are printed behind the plan and the result, or NULL */
     const char *report_json; /* the same, a value for the member "repack" of their JSON */
+    const char *calibration; /* what the calibrated rows depend on beside recipe and source, in words; NULL: none are */
     struct plan_drop *drops;
     size_t drop_count;
     struct plan_output *outputs;
@@ -142,8 +145,12 @@ struct plan_slice {
     const uint32_t *line_order;  /* offset + line_order[i] * stride_bytes is where line i begins; NULL: i for it */
 };
 void plan_job_in(const struct plan *p, const struct job *j, struct plan_slice in[PART_COUNT]);
+/* What a job writes; nothing of a calibrated row, whose slices plan_row_slices gives. */
 void plan_job_out(const struct plan *p, const struct job *j, size_t output, struct plan_slice out[PART_COUNT]);
 
+void plan_row_slices(const struct plan_row *row, uint64_t first, uint64_t count, struct plan_slice out[PART_COUNT]);
+bool plan_is_calibrated(const struct plan_output *o);
+size_t plan_calibrated_output(const struct plan *p); /* the first that is; output_count: none */
 /* Reads a slice of a job's input; to has its bytes. Thread-safe. (plan_read.c) */
 bool plan_read(const struct plan *p, const struct plan_slice *s, void *to, struct err *e) CHECKED;
 

@@ -172,13 +172,17 @@ bool recipe_load(struct recipe *r, const char *name_or_path, struct err *e)
     *r = (struct recipe){0};
     if (is_path(name_or_path))
         return load_file(r, name_or_path, e);
-    if (strcmp(name_or_path, "int4") == 0 || strcmp(name_or_path, "int4-best") == 0)
-        return err_set(e, ERR_USAGE,
-                       "recipe '%s' is reserved for the calibrated method; without calibration, say int4-fast",
-                       name_or_path);
     if (recipe_load_builtin(r, name_or_path, &found, e))
         return true;
     return found ? false : refuse_name(name_or_path, e);
+}
+
+bool recipe_is_calibrated(const struct recipe *r)
+{
+    for (size_t i = 0; i < r->rule_count; i++)
+        if (method_is_calibrated(r->rules[i].scheme.method))
+            return true;
+    return false;
 }
 
 void recipe_release(struct recipe *r)

@@ -25,7 +25,7 @@ enum rule_key {
 };
 #define KEYS_ALL_RULES (KEY_MATCH | KEY_LAYERS | KEY_SCHEME)
 #define KEYS_INT4      (KEY_GROUP | KEY_ASYMMETRIC | KEY_METHOD | KEY_POSITIVE_SCALES)
-#define KEYS_FP8       (KEY_LAYOUT | KEY_SCALE_DTYPE)
+#define KEYS_FP8       (KEY_LAYOUT | KEY_SCALE_DTYPE | KEY_METHOD)
 
 static const struct key_word {
     const char *name;
@@ -284,14 +284,21 @@ static bool read_group(struct scheme *s, const struct json_doc *d, const struct 
     return true;
 }
 
+/* FP8 scales are not searched: clipping gains nothing there. */
 static bool read_method(struct scheme *s, const struct json *v, struct err *e)
 {
-    const char *const words[] = {scheme_method_name(METHOD_ABSMAX), scheme_method_name(METHOD_SEARCH)};
+    static const enum method int4[] = {METHOD_ABSMAX, METHOD_SEARCH, METHOD_GPTQ, METHOD_LDLQ};
+    static const enum method fp8[] = {METHOD_ABSMAX, METHOD_LDLQ};
+    const enum method *methods = s->kind == SCHEME_INT4 ? int4 : fp8;
+    size_t count = s->kind == SCHEME_INT4 ? COUNT(int4) : COUNT(fp8);
+    const char *words[COUNT(int4)];
     size_t index;
 
-    if (!read_word("method", v, words, COUNT(words), &index, e))
+    for (size_t i = 0; i < count; i++)
+        words[i] = scheme_method_name(methods[i]);
+    if (!read_word("method", v, words, count, &index, e))
         return false;
-    s->method = index == 0 ? METHOD_ABSMAX : METHOD_SEARCH;
+    s->method = methods[index];
     return true;
 }
 
@@ -389,8 +396,9 @@ static bool check_rule(const struct recipe_rule *rule, struct err *e)
 {
     const struct scheme *s = &rule->scheme;
 
-    if (s->positive_scales && s->method != METHOD_SEARCH)
-        return err_set(e, ERR_FORMAT, "key 'positive_scales' needs method 'search': others give no negative scales");
+    if (s->positive_scales && s->method != METHOD_SEARCH && s->method != METHOD_LDLQ)
+        return err_set(e, ERR_FORMAT,
+                       "key 'positive_scales' needs method 'search' or 'ldlq': others give no negative scales");
     if (s->scale == SCALE_E8M0 && s->compressed_tensors)
         return err_set(e, ERR_FORMAT, "key 'scale_dtype' is 'e8m0', which layout 'compressed-tensors' does not have");
     for (size_t i = 0; i < rule->match_count; i++) {

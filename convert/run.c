@@ -21,6 +21,7 @@ bool run_open_shard(struct line *l, size_t output, uint32_t shard, bool resume, 
 
     if (f->open)
         return true;
+    f->hash_later = s->calibrated;
     return shard_file_open(f, stage_path(&l->stages[output], s->name), s->bytes, &s->prefix, &s->suffix, resume, e);
 }
 
@@ -134,12 +135,13 @@ static void line_release(struct line *l, const struct run_size *size)
     pthread_mutex_destroy(&l->lock);
 }
 
-/* Shards that hold nothing but header and constants are not touched by any job. */
+/* Shards that hold nothing but header and constants are not touched by any job. Those that the calibrated run adds to
+ * stay partial. */
 static bool finish_untouched(struct line *l, struct err *e)
 {
     for (size_t o = 0; o < l->plan->output_count; o++)
         for (uint32_t s = 0; s < l->plan->outputs[o].shard_count; s++) {
-            if (l->files[o][s].done)
+            if (l->files[o][s].done || l->plan->outputs[o].shards[s].calibrated)
                 continue;
             if (!run_open_shard(l, o, s, false, e) || !run_finish_shard(l, o, s, e))
                 return false;
@@ -154,6 +156,8 @@ struct run_result *run_results_new(struct plan *p)
 
     for (size_t o = 0; o < p->output_count; o++) {
         results[o].errors = arena_array(&p->arena, p->weight_count, sizeof *results[o].errors);
+        if (plan_is_calibrated(&p->outputs[o]))
+            results[o].calibrated = arena_array(&p->arena, p->weight_count, sizeof *results[o].calibrated);
         results[o].sha256 = arena_array(&p->arena, p->outputs[o].shard_count, sizeof *results[o].sha256);
         results[o].source_sha256 = source;
     }

@@ -24,6 +24,7 @@ static void begin(struct shard_file *s)
 {
     if (s->hash.begun)
         return;
+    s->hash.read_again = s->hash_later;
     stream_hash_put(&s->hash, 0, s->prefix->data, s->prefix->bytes);
     stream_hash_put(&s->hash, s->file.bytes - s->suffix->bytes, s->suffix->data, s->suffix->bytes);
 }

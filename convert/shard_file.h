@@ -18,6 +18,7 @@ struct shard_file {
     uint64_t synced;                   /* hash.given at the last sync */
     const struct buf *prefix, *suffix; /* borrowed: the first and the last bytes, hashed when hashing begins */
     bool open;                         /* the writer's: set once */
+    bool hash_later;                   /* before it is opened: not all pieces come by here; it is read again when whole */
     bool done;                         /* the hasher's: durable under its name */
     char sha256[HASH_HEX_BYTES];
 };

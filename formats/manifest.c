@@ -32,6 +32,17 @@ static const struct field drop_fields[] = {
 };
 static const struct table drop_table = TABLE(manifest_drop, drop_fields, true);
 
+static const struct field calibration_fields[] = {
+    {"ending",        FIELD_TEXT,  false, FIELD(manifest_calibration, ending)},
+    {"reason",        FIELD_TEXT,  false, FIELD(manifest_calibration, reason)},
+    {"tokens",        FIELD_U64,   false, FIELD(manifest_calibration, tokens)},
+    {"routed_weight", FIELD_ERROR, true,  FIELD(manifest_calibration, routed_weight)},
+    {"to_prior",      FIELD_ERROR, true,  FIELD(manifest_calibration, to_prior)},
+    {"to_diagonal",   FIELD_ERROR, true,  FIELD(manifest_calibration, to_diagonal)},
+    {"output_error",  FIELD_ERROR, true,  FIELD(manifest_calibration, output_error)},
+};
+static const struct table calibration_table = TABLE(manifest_calibration, calibration_fields, true);
+
 static const struct field row_fields[] = {
     {"weight",          FIELD_TEXT,  false, FIELD(manifest_row, name)},
     {"role",            FIELD_TEXT,  false, FIELD(manifest_row, role)},
@@ -44,6 +55,7 @@ static const struct field row_fields[] = {
     {"tensors",         FIELD_TEXTS, false, FIELD_N(manifest_row, tensors, tensor_count)},
     {"sources",         FIELD_TEXTS, false, FIELD_N(manifest_row, sources, source_count)},
     {"error",           FIELD_ERROR, true,  FIELD(manifest_row, error)},
+    {"calibration",     FIELD_OBJECT, true, FIELD(manifest_row, calibration), .of = &calibration_table},
 };
 static const struct table row_table = TABLE(manifest_row, row_fields, true);
 
@@ -73,6 +85,7 @@ static const struct field manifest_fields[] = {
     {"kernel_class",         FIELD_TEXT,    false, FIELD(manifest, kernel_class)},
     {"recipe",               FIELD_JSON,    false, FIELD(manifest, recipe_text)},
     {"source_config_sha256", FIELD_SHA256,  false, FIELD(manifest, config_sha256)},
+    {"calibration",          FIELD_TEXT,    true,  FIELD(manifest, calibration)},
     {"source_files",         FIELD_MAP,     true,  FIELD_N(manifest, sources, source_count), .of = &file_table},
     {"files",                FIELD_MAP,     false, FIELD_N(manifest, files, file_count), .of = &file_table},
     {"dropped",              FIELD_LIST,    false, FIELD_N(manifest, drops, drop_count), .of = &drop_table},

@@ -21,6 +21,15 @@ struct manifest_file {
     const char *sha256;
 };
 
+/* What calibration did to a weight. */
+struct manifest_calibration {
+    const char *ending, *reason; /* "feedback", "as asked"; or what took its place, and why */
+    uint64_t tokens;             /* that reached its input */
+    double routed_weight;        /* sum of the router's weights over them; negative: not an expert's */
+    double to_prior, to_diagonal; /* shrinkage of the input's moments */
+    double output_error; /* expected square error of the output, relative to its size; negative: there are no moments */
+};
+
 /* One weight: the tensors it became, and from which. */
 struct manifest_row {
     const char *name; /* logical: "model.layers.3.mlp.experts.0.gate_proj.weight" */
@@ -37,6 +46,7 @@ struct manifest_row {
     const char **sources;
     size_t source_count;
     double error; /* |W - W'| / |W|, against the source's numbers; negative: exact, or only rounded to a float type */
+    struct manifest_calibration *calibration; /* NULL: it is not calibrated */
 };
 
 struct manifest_drop {
@@ -71,6 +81,7 @@ struct manifest {
     const char *kernel_class;      /* "exact": no byte depends on the CPU */
     const char *recipe_text;       /* canonical JSON */
     const char *config_sha256;     /* of the source's config.json */
+    const char *calibration;       /* the text: tokens, contexts, their SHA-256; or NULL */
     struct manifest_file *sources; /* the source's shards; empty unless they were hashed */
     size_t source_count;
     struct manifest_file *files;

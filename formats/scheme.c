@@ -40,6 +40,11 @@ const char *scheme_kind_name(enum scheme_kind kind)
     return kind_names[kind];
 }
 
+bool method_is_calibrated(enum method method)
+{
+    return method == METHOD_GPTQ || method == METHOD_LDLQ;
+}
+
 const char *scheme_method_name(enum method method)
 {
     assert(method < METHOD_COUNT);

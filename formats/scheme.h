@@ -70,6 +70,7 @@ struct part_layout {
 };
 
 const char *scheme_kind_name(enum scheme_kind kind); /* "fp8_block", "int4", ... */
+bool method_is_calibrated(enum method method); /* needs the inputs of the linear: gptq, ldlq */
 const char *scheme_method_name(enum method method);  /* "copy", "round", "absmax", "search", "gptq", "ldlq" */
 /* "int4 g128", "int4 g32 asym", "fp8 128x128 pow2", "BF16": for tables and quern.json; returns text. */
 #define SCHEME_TEXT 64

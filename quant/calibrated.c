@@ -187,6 +187,12 @@ const char *ending_name(enum ending ending)
     return ending_names[ending];
 }
 
+const char *reason_text(enum reason reason)
+{
+    assert(reason < REASON_COUNT);
+    return reason_texts[reason];
+}
+
 const char *calibrated_text(const struct calibrated *c, char text[CALIBRATED_TEXT])
 {
     const char *name = scheme_method_name(c->options.method);

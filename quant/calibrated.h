@@ -90,6 +90,7 @@ bool calibrated_round(const struct calibrated *c, const struct loss_matrix *m, v
                       struct err *e) CHECKED;
 
 const char *ending_name(enum ending ending);
+const char *reason_text(enum reason reason); /* "as asked", "no tokens reached it", ... */
 /* One line about an input: "ldlq", "ldlq, damping raised 2 times to 0.02 (pivot 3e-07 at column 12)",
  * "search, no tokens reached it". Returns text. */
 #define CALIBRATED_TEXT 160

@@ -24,11 +24,6 @@ struct work {
     struct calibrated calibrated;
 };
 
-bool method_is_calibrated(enum method method)
-{
-    return method == METHOD_GPTQ || method == METHOD_LDLQ;
-}
-
 static size_t most(size_t a, size_t b)
 {
     return a > b ? a : b;

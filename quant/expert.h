@@ -68,7 +68,4 @@ size_t expert_place_output(const struct expert_job *job, struct coded out[EXPERT
 bool expert_round(const struct expert_job *job, const struct coded out[EXPERT_PARTS], void *memory,
                   struct expert_result *result, struct err *e) CHECKED;
 
-/* Whether a method reads moments. */
-bool method_is_calibrated(enum method method);
-
 #endif

@@ -91,10 +91,11 @@ static struct manifest full_manifest(void)
 {
     static uint64_t shape[] = {256, 128};
     static const char *tensors[] = {"a.weight_packed", "a.weight_scale", "a.weight_shape"}, *sources[] = {"a.weight"};
+    static struct manifest_calibration calibration = {"feedback", "as asked", 7, 2.5, 0.25, 0.5, 0.001};
     static struct manifest_row rows[] = {
-        {"a.weight", "expert_up", shape, 2, "int4 g128", "search", true, true, "rule 1", tensors, 3, sources, 1, 0.125},
-        {"b.weight", "norm", shape, 1, "BF16", "copy", false, false, "kept", tensors, 0, sources, 1, -1},
-        {"c", "norm", shape, 0, "BF16", "copy", false, false, "kept", tensors, 0, sources, 0, INFINITY},
+        {"a.weight", "expert_up", shape, 2, "int4 g128", "search", true, true, "rule 1", tensors, 3, sources, 1, 0.125, &calibration},
+        {"b.weight", "norm", shape, 1, "BF16", "copy", false, false, "kept", tensors, 0, sources, 1, -1, NULL},
+        {"c", "norm", shape, 0, "BF16", "copy", false, false, "kept", tensors, 0, sources, 0, INFINITY, NULL},
     };
     static struct manifest_file files[] = {{"b", 7, SHA256}, {"a \"b\"", 0, SHA256}};
     static struct manifest_drop drops[] = {{"gone", "stale"}};
@@ -110,6 +111,7 @@ static struct manifest full_manifest(void)
         .kernel_class = "exact",
         .recipe_text = "{\"rules\":[1, {\"a\":\"}\"}]}",
         .config_sha256 = SHA256,
+        .calibration = "7 tokens",
         .sources = files,
         .source_count = 1,
         .files = files,
