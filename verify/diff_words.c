@@ -13,19 +13,19 @@
 void diff_report_note(struct diff_report *r, const char *fmt, ...)
 {
     const char **notes = arena_array(&r->arena, r->note_count + 1, sizeof *notes);
-    struct buf text = {0};
-    char line[512];
-    va_list args;
+    va_list args, again;
 
     va_start(args, fmt);
-    vsnprintf(line, sizeof line, fmt, args);
+    va_copy(again, args);
+    int bytes = vsnprintf(NULL, 0, fmt, args);
+    char *text = arena_alloc(&r->arena, (size_t)bytes + 1);
+    vsnprintf(text, (size_t)bytes + 1, fmt, again);
+    va_end(again);
     va_end(args);
-    buf_puts(&text, line);
     if (r->note_count)
         memcpy(notes, r->notes, r->note_count * sizeof *notes);
-    notes[r->note_count++] = arena_strdup(&r->arena, text.data);
+    notes[r->note_count++] = text;
     r->notes = notes;
-    buf_release(&text);
 }
 
 void diff_report_release(struct diff_report *r)
