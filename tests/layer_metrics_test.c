@@ -73,7 +73,7 @@ TEST(layer_metrics, routing_is_compared_as_sets)
 
 static size_t first_outlier(const double *errors, const double *floors, const char *kinds, size_t layers)
 {
-    bool moe[LAYERS], out[LAYERS];
+    bool moe[LAYERS] = {0}, out[LAYERS] = {0};
 
     for (size_t i = 0; i < layers; i++)
         moe[i] = kinds[i] == 'm';
@@ -124,10 +124,12 @@ TEST(layer_metrics, the_layer_that_stands_out_is_found)
 
 TEST(layer_metrics, four_layers_are_enough_and_one_has_no_peers)
 {
-    static const double damaged[] = {2e-3, .05, .6, .06}, fine[] = {2e-3, .05, .07, .06}, one[] = {5};
+    static const double damaged[] = {2e-3, .05, .6, .06}, golden[] = {1e-3, .034, .13, .08},
+                        fine[] = {2e-3, .05, .07, .06}, one[] = {5};
     static const bool moe[] = {false, true, true, true};
 
     EXPECT_EQ_U64(2, first_outlier(damaged, NULL, "dmmm", 4));
+    EXPECT_EQ_U64(2, first_outlier(golden, NULL, "dmmm", 4));
     EXPECT_EQ_U64(NO_LAYER, first_outlier(fine, NULL, "dmmm", 4));
     EXPECT_EQ_U64(NO_LAYER, first_outlier(one, NULL, "d", 1));
     EXPECT_NEAR_F64(.05, outlier_peer_median(damaged, moe, 4, 2), 0);

@@ -103,14 +103,19 @@ const char *words_status(const struct diff_report *r)
 void words_verdict(const struct diff_report *r, struct buf *out)
 {
     size_t failed = failed_count(r);
-    const char *s = r->check_count == 1 ? "" : "s";
 
     if (r->check_count == 0)
         buf_puts(out, "no thresholds were given, so nothing was judged");
+    else if (failed && r->check_count == 1)
+        buf_puts(out, "the threshold failed");
     else if (failed)
-        buf_printf(out, "%zu of %zu threshold%s failed", failed, r->check_count, s);
+        buf_printf(out, "%zu of %zu thresholds failed", failed, r->check_count);
     else
-        buf_printf(out, r->check_count == 1 ? "the threshold holds" : "all %zu thresholds hold", r->check_count);
+        buf_printf(out,
+                   r->check_count == 1   ? "the threshold holds"
+                   : r->check_count == 2 ? "both thresholds hold"
+                                         : "all %zu thresholds hold",
+                   r->check_count);
 }
 
 void words_check(const struct diff_check *c, struct buf *out)

@@ -22,9 +22,9 @@ static uint64_t mix(uint64_t z)
     return z ^ z >> 31;
 }
 
-void golden_project(double *sums, uint64_t layer, size_t token, const float *state, size_t cols)
+void golden_project(double *sums, size_t token, const float *state, size_t cols)
 {
-    uint64_t seed = mix(0x9E3779B97F4A7C15u * (layer + 1) + token);
+    uint64_t seed = mix(0x9E3779B97F4A7C15u + token);
     double size2 = 0;
 
     for (size_t c = 0; c < cols; c++)
@@ -39,12 +39,15 @@ void golden_project(double *sums, uint64_t layer, size_t token, const float *sta
     }
 }
 
-double golden_state_error(const float *ref, const float *cand, const size_t *starts, size_t contexts)
+double golden_state_error(const float *ref, const float *cand, const float *ref_below, const float *cand_below,
+                          const size_t *starts, size_t contexts)
 {
     double sum = 0;
 
     for (size_t i = 0; i < contexts * GOLDEN_PROJECTIONS; i++) {
         double d = (double)cand[i] - (double)ref[i];
+        if (ref_below)
+            d -= (double)cand_below[i] - (double)ref_below[i];
         sum += d * d;
     }
     return sqrt(sum / (double)(starts[contexts] - starts[0]));

@@ -15,9 +15,10 @@
  *     projections    F32 [layers, s, 32]
  *
  * Projections: of a layer's output over a context, each token's state divided by its length. Element c of token t goes
- * to one of 32 sums, with a sign; which, and the sign, come from a hash of (layer, t, c). The mean over tokens of the
- * squared difference of two states is estimated, without bias and to 25% of it for one context, by the sum of
- * squared differences of the 32, over the tokens. */
+ * to one of 32 sums, with a sign; which, and the sign, come from a hash of (t, c). The mean over tokens of the squared
+ * difference of two states is estimated, without bias and to 25% of it for one context, by the sum of squared
+ * differences of the 32, over the tokens. Sums are linear and the same in every layer: what a layer adds to the
+ * difference is estimated by the difference of differences. */
 #ifndef VERIFY_GOLDEN_H
 #define VERIFY_GOLDEN_H
 
@@ -48,9 +49,11 @@ struct golden {
 };
 
 /* Adds a token's state to its context's sums [GOLDEN_PROJECTIONS]. token: within the context. */
-void golden_project(double *sums, uint64_t layer, size_t token, const float *state, size_t cols);
-/* Root of the mean over all tokens of |u - v|^2 of unit states, from the sums of both. */
-double golden_state_error(const float *ref, const float *cand, const size_t *starts, size_t contexts);
+void golden_project(double *sums, size_t token, const float *state, size_t cols);
+/* Root of the mean over all tokens of |u - v|^2 of unit states, from the sums [contexts][GOLDEN_PROJECTIONS] of both;
+ * with the sums of the layer below, of |(u - v) - (u' - v')|^2. NULL: none. */
+double golden_state_error(const float *ref, const float *cand, const float *ref_below, const float *cand_below,
+                          const size_t *starts, size_t contexts);
 
 bool golden_write(const struct golden *g, const char *path, struct err *e) CHECKED;
 /* Refuses what is damaged or someone else's: by its digest, and in words wherever they are known. */

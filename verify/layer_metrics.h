@@ -41,7 +41,8 @@ void routing_count(uint64_t *load, const uint32_t *ids, size_t tokens, size_t to
  * Peers of a layer: the other layers of its kind (dense, MoE), or all others where its kind has fewer than four
  * others. A layer stands out when its error is above each of
  *   3 times the median of its peers,
- *   that median + 6 standard deviations, estimated as 1.4826 times the median distance from it (MAD), and
+ *   that median + 6 standard deviations, estimated as 1.4826 times the median distance from it (MAD; not asked with
+ *   fewer than five peers), and
  *   3 times its own BF16 floor (floors NULL or NaN: not asked); but when the median of its peers is exactly 0, the two
  *   checkpoints compute the same elsewhere to the last bit, and any error at all stands out.
  * Median and MAD stay put when up to half of the peers are damaged too. Returns the first, or NO_LAYER.

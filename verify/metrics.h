@@ -42,10 +42,11 @@ struct top_logprobs {
 struct position {
     double kl;       /* KL(ref || cand), nats; NaN when only the golden file's part of the reference is known */
     double kl_bound; /* over the reference's top 64 and one bucket for the rest: never above kl */
-    double nll_ref, nll_cand; /* of the next token; 0 when it is not scored */
-    float margin;             /* the reference's p1 - p2 */
-    uint8_t top5;             /* ids that both have among their five largest */
-    bool top1;                /* the same largest */
+    double nll_ref, nll_cand;   /* of the next token; 0 when it is not scored */
+    uint32_t top_ref, top_cand; /* the most likely tokens */
+    float margin;               /* the reference's p1 - p2 */
+    uint8_t top5;               /* ids that both have among their five largest */
+    bool top1;                  /* the same largest */
     bool scored;
 };
 

@@ -6,10 +6,12 @@
 #include "verify/metrics.h"
 
 #define PEERS_LEAST 4u
-#define MEDIANS     3.0
-#define DEVIATIONS  6.0
-#define MAD_SIGMA   1.4826 /* a normal distribution's standard deviation over its MAD */
-#define FLOORS      3.0
+/* The spread of fewer says nothing. */
+#define SPREAD_LEAST 5u
+#define MEDIANS      3.0
+#define DEVIATIONS   6.0
+#define MAD_SIGMA    1.4826 /* a normal distribution's standard deviation over its MAD */
+#define FLOORS       3.0
 
 static size_t peers_of(double *peers, const double *errors, const bool *moe, size_t layers, size_t layer)
 {
@@ -34,7 +36,7 @@ static bool is_outlier(double error, double floor, double *peers, size_t count)
         return error > 0;
     for (size_t i = 0; i < count; i++)
         peers[i] = fabs(peers[i] - median);
-    double sigma = MAD_SIGMA * median_of(peers, count);
+    double sigma = count < SPREAD_LEAST ? 0 : MAD_SIGMA * median_of(peers, count);
     return error > MEDIANS * median && error > median + DEVIATIONS * sigma && (isnan(floor) || error > FLOORS * floor);
 }
 
