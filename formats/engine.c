@@ -170,19 +170,22 @@ struct limit {
     const char *why;
 };
 
-#define RULE "engine-limit" /* of what has no name of its own */
+/* Of what has no name of its own: what is not loaded, and what is slower or needs an option. */
+#define REFUSES "engine-refuses"
+#define LIMIT   "engine-limit"
 
 static const struct limit limits[] = {
     {packed_kv_b, "kv-b-packed", "SGLang reads kv_b_proj.weight directly and cannot load it packed; vLLM can"},
-    {marlin_linear, RULE, "vLLM's Marlin kernel needs rows in 64s and columns in 128s; it takes a slower one"},
-    {marlin_expert, RULE,
+    {marlin_linear, LIMIT, "vLLM's Marlin kernel needs rows in 64s and columns in 128s; it takes a slower one"},
+    {marlin_expert, LIMIT,
      "vLLM's Marlin kernel needs the hidden size in 128s and the expert width in 64s or whole groups; it "
      "takes a slower one"},
-    {marlin_group, RULE, "vLLM's Marlin kernel knows groups of 32, 64 and 128, and one per row; it takes a slower one"},
-    {asymmetric_expert, RULE, "vLLM's Marlin kernel for experts knows no zero points; it takes a slower one"},
-    {ragged_fp8, RULE, "vLLM and SGLang refuse FP8 matrices that are not whole blocks on every rank"},
-    {odd_fp8_block, RULE, "the FP8 kernels of vLLM and SGLang are made for 128 x 128 blocks"},
-    {e8m0_scales, RULE, "engines of DeepSeek-V3's time expect F32 scales; F8_E8M0 ones came with V4"},
+    {marlin_group, LIMIT,
+     "vLLM's Marlin kernel knows groups of 32, 64 and 128, and one per row; it takes a slower one"},
+    {asymmetric_expert, LIMIT, "vLLM's Marlin kernel for experts knows no zero points; it takes a slower one"},
+    {ragged_fp8, REFUSES, "vLLM and SGLang refuse FP8 matrices that are not whole blocks on every rank"},
+    {odd_fp8_block, LIMIT, "the FP8 kernels of vLLM and SGLang are made for 128 x 128 blocks"},
+    {e8m0_scales, LIMIT, "engines of DeepSeek-V3's time expect F32 scales; F8_E8M0 ones came with V4"},
     {quantized_outside, "quantized-outside",
      "no published checkpoint quantizes it; engines build this layer without a quantized form"},
 };
@@ -245,7 +248,7 @@ static bool kind_is_int4(enum scheme_kind kind)
 static void say_mixed(const struct engine_weight *w, size_t count, const struct talk *talk)
 {
     if (find_kind(w, count, kind_is_fp8) && find_kind(w, count, kind_is_int4))
-        talk->say(talk->ctx, RULE,
+        talk->say(talk->ctx, LIMIT,
                   "FP8 and int4 in one checkpoint need two config groups and format \"mixed-precision\": "
                   "llama.cpp's converter refuses that, and engines accept it since recent versions only");
 }
@@ -270,7 +273,7 @@ static void say_shared(const struct engine_weight *w, size_t count, const struct
              "shared experts are %s and routed ones %s: where SGLang runs the shared expert as one more routed one, it "
              "needs --disable-shared-experts-fusion",
              scheme_text(shared->scheme, a), scheme_text(routed->scheme, b));
-    talk->say(talk->ctx, RULE, line);
+    talk->say(talk->ctx, LIMIT, line);
 }
 
 void engine_check_limits(const struct engine_weight *w, size_t count,

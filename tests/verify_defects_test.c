@@ -638,7 +638,7 @@ TEST(verify_defects, a_good_bundle_has_none)
         if (!verify_dir(&v, bases[b], HOW_DEEP | HOW_SOURCE))
             continue;
         for (size_t i = 0; i < v.findings.count; i++)
-            EXPECT_STR_EQ("engine-limit", rule_get(v.findings.items[i].rule)->id);
+            EXPECT_TRUE(strncmp("engine-", rule_get(v.findings.items[i].rule)->id, 7) == 0);
         EXPECT_EQ_U64(v.manifest.row_count, v.derived.rows);
         EXPECT_EQ_U64(v.manifest.row_count, v.derived.exact);
         verify_release(&v);

@@ -61,7 +61,8 @@ static const struct rule rules[RULE_COUNT] = {
     [RULE_NORMS_MIXED]               = {"norms-mixed",               NOTE,    "some norms are F32 and some BF16"},
 
     [RULE_FUSED_SPLIT]               = {"fused-split",               ERROR,   "modules that engines load as one are stored in two ways"},
-    [RULE_ENGINE_LIMIT]              = {"engine-limit",              NOTE,    "an engine refuses it, or runs it slowly"},
+    [RULE_ENGINE_REFUSES]            = {"engine-refuses",            WARNING, "an engine refuses to load it"},
+    [RULE_ENGINE_LIMIT]              = {"engine-limit",              NOTE,    "an engine runs it slowly, or needs an option for it"},
     [RULE_KV_B_PACKED]               = {"kv-b-packed",               WARNING, "kv_b_proj is packed: SGLang cannot load it"},
     [RULE_QUANTIZED_OUTSIDE]         = {"quantized-outside",         WARNING, "a layer is quantized that engines build without a quantized form"},
     [RULE_HEADER_LONG]               = {"header-long",               WARNING, "a header that is longer than the hub reads"},

@@ -69,6 +69,7 @@ enum rule_id {
 
     /* engines */
     RULE_FUSED_SPLIT,
+    RULE_ENGINE_REFUSES,
     RULE_ENGINE_LIMIT,
     RULE_KV_B_PACKED,
     RULE_QUANTIZED_OUTSIDE,
