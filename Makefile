@@ -7,6 +7,7 @@
 #   make deb             a Debian package       make check-deb       install, use and remove it
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
 #   make check-oracle    an independent PyTorch reader reads what is written (python3-torch; skips without)
+#   make check-tokenizer  ids held against npm's tokenizers, over texts of many kinds (installs them under build/peers)
 #   make fuzz T=json     one fuzz target        make t F='json.*'    one area's unit tests
 #   make deps            install what is missing (Debian)            make format, make clean
 #
@@ -148,6 +149,13 @@ $(SHIM): tests/faults/shim.c Makefile
 .PHONY: check-oracle
 check-oracle: $(QUERN)
 	@$(PYTHON) tests/oracle/check.py $(QUERN)
+
+# The Hugging Face tokenizers and tiktoken, which build/peers gets once.
+.PHONY: check-tokenizer
+check-tokenizer: $(QUERN)
+	@test -d $(BUILD)/peers/node_modules/tiktoken || npm install --prefix $(BUILD)/peers --ignore-scripts --no-save --no-audit \
+	    --no-fund tokenizers@0.23.2 @huggingface/tokenizers@0.2.0 tiktoken@1.0.22
+	@node tests/oracle/check_tokenizer.mjs $(QUERN)
 
 .PHONY: demo
 demo: deps

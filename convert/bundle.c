@@ -9,14 +9,24 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/log.h"
+#include "formats/base/utf8.h"
 #include "formats/json.h"
-#include "formats/json_scan.h"
 #include "formats/manifest.h"
 
 /* Not copied: ours, or the source's description of other weights. */
 static const char *const replaced_files[] = {
-    "config.json",          "model.safetensors.index.json", "README.md",   MANIFEST_NAME, "model.sig", "experts.json",
-    "quantize_config.json", "hf_quant_config.json",         "recipe.yaml",
+    "config.json",
+    "model.safetensors.index.json",
+    "README.md",
+    MANIFEST_NAME,
+    "model.sig",
+    "experts.json",
+    "quantize_config.json",
+    "hf_quant_config.json",
+    "recipe.yaml",
+    "placement-sglang.json",
+    "placement-vllm.json",
+    "placement.json",
 };
 /* Weights in other containers: they would be larger than the bundle and say something else. */
 static const char *const weight_suffixes[] = {
@@ -53,7 +63,7 @@ static bool is_left_behind(const char *name)
 /* quern.json lists the files by name, and JSON has no other text. */
 static bool is_utf8(const char *name)
 {
-    return json_utf8_end(name, strlen(name)) == strlen(name);
+    return utf8_end(name, strlen(name)) == strlen(name);
 }
 
 static bool travels(const char *name, const struct stat *st)
@@ -77,7 +87,8 @@ bool bundle_check_side_files(const struct plan *p, struct err *e)
         if (stat(path, &st) != 0)
             ok = err_sys(e, "side file '%s'", path);
         else if (!travels(names[i], &st))
-            log_note("'%s' is not %s and stays behind", names[i], S_ISREG(st.st_mode) ? "named in UTF-8" : "a regular file");
+            log_note("'%s' is not %s and stays behind", names[i],
+                     S_ISREG(st.st_mode) ? "named in UTF-8" : "a regular file");
         else if (access(path, R_OK) != 0)
             ok = err_sys(e, "side file '%s'", path);
     }
@@ -110,9 +121,14 @@ bool bundle_side_files(const struct plan *p, struct arena *a, char ***names, siz
 bool bundle_config(const struct plan *p, const struct plan_output *o, struct buf *config, struct err *e)
 {
     const struct checkpoint *c = &p->source->checkpoint;
-    struct engine_weight *list = mem_alloc((p->weight_count + 1) * sizeof *list);
+    struct engine_weight *list = NULL;
     size_t count = 0;
 
+    if (p->same_config) {
+        buf_add(config, c->config, c->config_bytes);
+        return true;
+    }
+    list = mem_alloc((p->weight_count + 1) * sizeof *list);
     for (size_t i = 0; i < p->weight_count; i++)
         if (p->weights[i]->id.part != NAME_INPUT_SCALE)
             list[count++] = (struct engine_weight){.weight = p->weights[i], .scheme = &o->rows[i].scheme};
@@ -121,19 +137,29 @@ bool bundle_config(const struct plan *p, const struct plan_output *o, struct buf
     return ok;
 }
 
+static uint64_t listed_bytes(const struct plan *p, const struct plan_output *o)
+{
+    uint64_t bytes = o->tensor_bytes;
+
+    for (size_t i = 0; i < p->weight_count; i++)
+        for (enum part part = 0; part < PART_COUNT && o->rows[i].unlisted; part++)
+            bytes -= o->rows[i].parts[part].bytes;
+    return bytes;
+}
+
 static void write_index(struct buf *out, const struct plan *p, const struct plan_output *o)
 {
     struct json_writer w = {.out = out};
 
     json_begin_object(&w, NULL);
     json_begin_object(&w, "metadata");
-    json_put_u64(&w, "total_size", o->tensor_bytes);
+    json_put_u64(&w, "total_size", listed_bytes(p, o));
     json_end(&w, '}');
     json_begin_object(&w, "weight_map");
     for (size_t i = 0; i < p->weight_count; i++)
         for (enum part part = 0; part < PART_COUNT; part++) {
             const struct tensor *t = &o->rows[i].parts[part];
-            if (t->dtype != DTYPE_NONE)
+            if (t->dtype != DTYPE_NONE && !o->rows[i].unlisted)
                 json_put_string(&w, t->name, o->shards[t->shard].name);
         }
     json_end(&w, '}');
@@ -158,15 +184,29 @@ static void list_file(struct file_list *l, const char *name, uint64_t bytes, con
     };
 }
 
-static bool write_text(struct stage *s, const char *name, const struct buf *text, struct file_list *l, struct err *e)
+static bool write_bytes(struct stage *s, const char *name, const char *text, size_t bytes, struct file_list *l,
+                        struct err *e)
 {
     char hex[HASH_HEX_BYTES];
 
-    if (!file_write_whole(stage_path(s, name), text->data, text->bytes, e))
+    if (!file_write_whole(stage_path(s, name), text, bytes, e))
         return false;
-    hash_hex(text->data, text->bytes, hex);
+    hash_hex(text, bytes, hex);
     if (l)
-        list_file(l, name, text->bytes, hex);
+        list_file(l, name, bytes, hex);
+    return true;
+}
+
+static bool write_text(struct stage *s, const char *name, const struct buf *text, struct file_list *l, struct err *e)
+{
+    return write_bytes(s, name, text->data, text->bytes, l, e);
+}
+
+static bool write_plan_texts(const struct plan *p, struct stage *s, struct file_list *l, struct err *e)
+{
+    for (size_t i = 0; i < p->text_count; i++)
+        if (!write_bytes(s, p->texts[i].name, p->texts[i].text, strlen(p->texts[i].text), l, e))
+            return false;
     return true;
 }
 
@@ -205,8 +245,8 @@ static bool copy_side_files(const struct plan *p, size_t shard_count, struct sta
 
     if (!bundle_side_files(p, l->arena, &names, &count, e))
         return false;
-    /* Room for these, the shards, and config, index and card. */
-    l->items = arena_array(l->arena, count + shard_count + 3, sizeof *l->items);
+    /* Room for these, the shards, what the plan has beside, and config, index and card. */
+    l->items = arena_array(l->arena, count + shard_count + p->text_count + 3, sizeof *l->items);
     for (size_t i = 0; i < count; i++)
         if (!copy_side_file(p, s, names[i], l, e))
             return false;
@@ -220,26 +260,73 @@ static bool is_quantized(const struct scheme *s)
     return s->kind != SCHEME_RAW && s->kind != SCHEME_PLAIN && s->method != METHOD_COPY;
 }
 
-static void fill_rows(struct manifest *m, const struct plan *p, const struct plan_output *o,
+/* The shape of the matrix, or of the tensor where it is stored as it is. */
+static void fill_shape(struct manifest_row *r, struct arena *a, const struct plan_row *row)
+{
+    const struct tensor *codes = &row->parts[PART_CODES];
+    bool plain = row->scheme.kind == SCHEME_RAW || row->scheme.kind == SCHEME_PLAIN;
+    const uint64_t matrix[] = {row->weight->rows, row->weight->cols};
+
+    r->rank = plain ? codes->rank : 2;
+    r->shape = arena_array(a, r->rank, sizeof *r->shape);
+    if (r->rank > 0)
+        memcpy(r->shape, plain ? codes->dims : matrix, r->rank * sizeof *r->shape);
+}
+
+static void fill_parts(struct manifest_row *r, struct arena *a, const struct plan_row *row)
+{
+    r->tensors = arena_array(a, 2 * PART_COUNT, sizeof *r->tensors);
+    r->sources = r->tensors + PART_COUNT;
+    for (enum part part = 0; part < PART_COUNT; part++) {
+        if (row->parts[part].dtype != DTYPE_NONE)
+            r->tensors[r->tensor_count++] = row->parts[part].name;
+        if (row->weight->parts[part])
+            r->sources[r->source_count++] = row->weight->parts[part]->name;
+    }
+}
+
+static struct manifest_calibration *calibration_of(struct arena *a, const struct plan_row *row,
+                                                   const struct calibrated_result *c)
+{
+    struct manifest_calibration *m = arena_alloc(a, sizeof *m);
+
+    *m = (struct manifest_calibration){
+        .ending = ending_name(c->ending),
+        .reason = reason_text(c->reason),
+        .tokens = c->tokens,
+        .routed_weight = row->weight->id.expert >= 0 ? c->routed_weight : -1,
+        .to_prior = c->to_prior,
+        .to_diagonal = c->to_diagonal,
+        .output_error = c->loss_energy > 0 ? c->loss_error / c->loss_energy : -1,
+    };
+    return m;
+}
+
+static void fill_rows(struct manifest *m, struct arena *a, const struct plan *p, const struct plan_output *o,
                       const struct run_result *result)
 {
     for (size_t i = 0; i < p->weight_count; i++) {
         const struct plan_row *row = &o->rows[i];
         struct manifest_row *r = &m->rows[m->row_count];
-        if (row->parts[PART_CODES].dtype == DTYPE_NONE)
+        char scheme[SCHEME_TEXT];
+        if (row->parts[PART_CODES].dtype == DTYPE_NONE || row->unlisted)
             continue;
         m->row_count++;
         *r = (struct manifest_row){
             .name = row->weight->name,
             .role = role_get(row->weight->id.role)->name,
+            .scheme = arena_strdup(a, scheme_text(&row->scheme, scheme)),
+            .method = scheme_method_name(row->scheme.method),
+            .positive_scales = row->scheme.positive_scales &&
+                               (row->scheme.method == METHOD_SEARCH || row->scheme.method == METHOD_LDLQ),
+            .piece = p->pieces && p->pieces[i],
             .why = row->why,
-            .scheme = &row->scheme,
             .error = is_quantized(&row->scheme) ? weight_error_relative(&result->errors[i]) : -1,
         };
-        for (enum part part = 0; part < PART_COUNT; part++) {
-            r->tensors[part] = row->parts[part].dtype != DTYPE_NONE ? row->parts[part].name : NULL;
-            r->sources[part] = row->weight->parts[part] ? row->weight->parts[part]->name : NULL;
-        }
+        fill_shape(r, a, row);
+        fill_parts(r, a, row);
+        if (row->calibrated)
+            r->calibration = calibration_of(a, row, &result->calibrated[i]);
     }
 }
 
@@ -266,6 +353,7 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     struct manifest m = {
         .tool_version = QUERN_VERSION,
         .kernel_class = "exact",
+        .calibration = result->calibrated ? p->calibration : NULL,
         .recipe_text = o->recipe->text,
         .config_sha256 = config_hash,
     };
@@ -279,7 +367,7 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     m.file_count = l->count;
     list_sources(&m, l->arena, p, result);
     m.rows = arena_array(l->arena, p->weight_count, sizeof *m.rows);
-    fill_rows(&m, p, o, result);
+    fill_rows(&m, l->arena, p, o, result);
     m.drops = arena_array(l->arena, p->drop_count, sizeof *m.drops);
     for (size_t i = 0; i < p->drop_count; i++)
         m.drops[m.drop_count++] = (struct manifest_drop){.tensor = p->drops[i].name, .why = p->drops[i].why};
@@ -302,9 +390,11 @@ bool bundle_write(struct plan *p, size_t output, const struct run_result *result
         goto done;
     if (!bundle_config(p, o, &config, e) || !write_text(stage, "config.json", &config, &files, e))
         goto done;
+    if (!write_plan_texts(p, stage, &files, e))
+        goto done;
     write_index(&index, p, o);
     bool one_file = o->shard_count == 1 && strcmp(o->shards[0].name, "model.safetensors") == 0;
-    if (!one_file && !write_text(stage, "model.safetensors.index.json", &index, &files, e))
+    if (!one_file && !o->no_index && !write_text(stage, "model.safetensors.index.json", &index, &files, e))
         goto done;
     card_write(&card, p, output, result, options);
     if (!write_text(stage, "README.md", &card, &files, e))

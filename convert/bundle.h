@@ -12,6 +12,7 @@
 
 struct bundle_options {
     const char *base_model; /* for the card's front matter, or NULL */
+    uint64_t min_tokens;    /* of a calibrated output: fewer is starved */
 };
 
 /* config.json of one output, checked before the first byte is converted: what cannot be said there is refused early. */

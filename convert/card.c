@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "convert/bundle.h"
+#include "convert/coverage.h"
 #include "convert/summary.h"
 
 static bool any_kind(const struct plan *p, const struct plan_output *o, enum scheme_kind kind)
@@ -54,6 +55,18 @@ static void write_fall_backs(struct buf *out, const struct plan *p, const struct
             buf_printf(out, "- `%s`: %s\n", p->weights[i]->name, o->rows[i].why);
 }
 
+static void write_coverage(struct buf *out, const struct plan *p, const struct plan_output *o,
+                           const struct run_result *result, uint64_t min_tokens)
+{
+    struct arena a = {0};
+    struct coverage coverage;
+
+    coverage_make(&coverage, &a, p, o, result, min_tokens);
+    coverage_markdown(&coverage, out);
+    buf_printf(out, "\nCalibrated on %s.\n", p->calibration);
+    arena_release(&a);
+}
+
 void card_write(struct buf *out, const struct plan *p, size_t output, const struct run_result *result,
                 const struct bundle_options *options)
 {
@@ -76,6 +89,8 @@ void card_write(struct buf *out, const struct plan *p, size_t output, const stru
     write_table(out, &s);
     buf_puts(out, "\nThe relative error is the Frobenius norm of the change over that of the source's numbers.\n"
                   "It says how closely weights were kept, not how well the model answers.\n");
+    if (result->calibrated)
+        write_coverage(out, p, o, result, options->min_tokens);
     if (s.fell_back > 0)
         write_fall_backs(out, p, o);
     if (p->drop_count > 0)

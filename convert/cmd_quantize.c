@@ -1,11 +1,27 @@
 #include "convert/commands.h"
 #include "convert/conversion.h"
 
-static struct conversion options = {.shard_bytes = CONVERSION_SHARD_BYTES};
+static struct calibration calibration = {
+    .text = {.tokens = CALIBRATION_TOKENS, .context = CALIBRATION_CONTEXT},
+    .propagate = "on",
+    .on_starved = "warn",
+    .min_tokens = CALIBRATION_MIN_TOKENS,
+};
+static struct conversion options = {.shard_bytes = CONVERSION_SHARD_BYTES, .calibration = &calibration};
 static const char *recipe_name;
 
 static const struct opt opts[] = {
     {"recipe", 'r', OPT_STRING, &recipe_name, "NAME|FILE", "what each weight becomes: quern-recipe(5)", 0, 0},
+    {"text", 0, OPT_STRING, &calibration.text.text, "FILE", "calibration text, plain or JSONL (built-in texts)", 0, 0},
+    {"ids", 0, OPT_STRING, &calibration.text.ids, "FILE", "calibration text as token ids, a sequence a line", 0, 0},
+    {"tokens", 0, OPT_U64, &calibration.text.tokens, "N", "calibrate on the first N tokens (131072)", 1, UINT32_MAX},
+    {"context", 0, OPT_U64, &calibration.text.context, "T", "tokens in a calibration context (2048)", 2, UINT32_MAX},
+    {"seed", 0, OPT_U64, &calibration.text.seed, "N", "take a random choice of contexts, not the first (0: the first)",
+     0, 0},
+    {"propagate", 0, OPT_STRING, &calibration.propagate, "on|off",
+     "let each layer see the rounded layers before it (on)", 0, 0},
+    {"min-tokens", 0, OPT_U64, &calibration.min_tokens, "N", "call an expert with fewer tokens starved (32)", 0, 0},
+    {"on-starved", 0, OPT_STRING, &calibration.on_starved, "warn|fail", "what a starved expert means (warn)", 0, 0},
     CONVERSION_OPTS(options),
     {0},
 };

@@ -6,5 +6,6 @@
 
 extern const struct command command_convert;
 extern const struct command command_quantize;
+extern const struct command command_repack;
 
 #endif

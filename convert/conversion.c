@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "convert/bundle.h"
+#include "convert/coverage.h"
 #include "convert/journal.h"
+#include "convert/pipeline.h"
 #include "convert/plan.h"
 #include "convert/plan_print.h"
 #include "convert/run.h"
@@ -17,9 +19,10 @@
 #include "formats/base/units.h"
 #include "formats/engine.h"
 
-static void say_line(void *ctx, const char *line)
+static void say_line(void *ctx, const char *rule, const char *line)
 {
     (void)ctx;
+    (void)rule;
     log_note("%s", line);
 }
 
@@ -51,7 +54,7 @@ static void note_fall_backs(const struct plan *p, const struct plan_output *o)
 static void note_plan(const struct plan *p)
 {
     for (size_t i = 0; i < p->source->checkpoint.note_count; i++)
-        log_note("%s", p->source->checkpoint.notes[i]);
+        log_note("%s", p->source->checkpoint.notes[i].text);
     if (p->drop_count > 0)
         log_note("%zu source tensors are left out, '%s' first: %s", p->drop_count, p->drops[0].name, p->drops[0].why);
     for (size_t o = 0; o < p->output_count; o++) {
@@ -88,6 +91,22 @@ static void print_output(const struct plan *p, size_t output, const struct run_r
     printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text((double)c->tensor_bytes, in), c->shard_count,
            c->shard_count == 1 ? "" : "s", o->dir, bytes_text((double)o->file_bytes, out), o->shard_count,
            o->shard_count == 1 ? "" : "s");
+    if (p->report)
+        printf("%s", p->report);
+    arena_release(&a);
+}
+
+static void print_coverage(const struct conversion *c, const struct plan *p, const struct plan_output *o,
+                           const struct run_result *result)
+{
+    struct arena a = {0};
+    struct buf out = {0};
+    struct coverage coverage;
+
+    coverage_make(&coverage, &a, p, o, result, c->calibration->min_tokens);
+    coverage_print(&coverage, &out);
+    printf("\n%s\n", out.data);
+    buf_release(&out);
     arena_release(&a);
 }
 
@@ -96,8 +115,11 @@ static void print_results(const struct conversion *c, const struct plan *p, cons
     for (size_t o = 0; o < p->output_count; o++) {
         if (c->json)
             plan_print_json(p, o, &results[o], NULL, NULL, 0);
-        else
+        else {
+            if (results[o].calibrated)
+                print_coverage(c, p, &p->outputs[o], &results[o]);
             print_output(p, o, &results[o]);
+        }
     }
 }
 
@@ -124,6 +146,8 @@ static bool belongs(void *ctx, const char *name)
 
     if (strcmp(name, JOURNAL_NAME) == 0 || strcmp(name, STAGE_PUBLISHING) == 0)
         return true;
+    if (strncmp(name, PIPELINE_STREAM_PREFIX, strlen(PIPELINE_STREAM_PREFIX)) == 0)
+        return owner->goes_on && plan_is_calibrated(o);
     for (size_t i = 0; i < o->shard_count && owner->goes_on; i++) {
         size_t bytes = strlen(o->shards[i].name);
         if (strncmp(name, o->shards[i].name, bytes) == 0 &&
@@ -197,6 +221,24 @@ static bool publish(struct plan *p, struct work *w, const struct bundle_options 
     return true;
 }
 
+static bool calibrate(const struct conversion *c, struct plan *p, struct work *w, struct progress *progress,
+                      struct err *e)
+{
+    size_t o = plan_calibrated_output(p);
+
+    if (o == p->output_count)
+        return true;
+    struct pipeline_options options = calibration_pipeline(c->calibration, (unsigned)c->threads, c->memory_bytes);
+    return pipeline_run(p, o, &options, &w->stages[o], &w->journal, &w->results[o], progress, e);
+}
+
+static uint64_t calibrated_bytes_of(const struct plan *p)
+{
+    size_t o = plan_calibrated_output(p);
+
+    return o < p->output_count ? pipeline_write_bytes(&p->outputs[o], p->weight_count) : 0;
+}
+
 static bool run_and_publish(const struct conversion *c, struct plan *p, struct work *w, struct err *e)
 {
     struct run_options options = {
@@ -205,12 +247,16 @@ static bool run_and_publish(const struct conversion *c, struct plan *p, struct w
         .hash_source = c->hash_source,
         .delete_source = c->delete_source,
     };
-    struct bundle_options bundle = {.base_model = c->base_model};
-    struct progress *progress = progress_new("converting", p->read_bytes + p->write_bytes, c->quiet);
+    struct bundle_options bundle = {
+        .base_model = c->base_model,
+        .min_tokens = c->calibration ? c->calibration->min_tokens : 0,
+    };
+    struct progress *progress = progress_new(c->doing ? c->doing : "converting",
+                                             p->read_bytes + p->write_bytes + calibrated_bytes_of(p), c->quiet);
 
     for (size_t o = 1; o < p->output_count; o++)
         w->stages[o].publishing |= w->stages[0].publishing;
-    bool ok = run_plan(p, &options, w->stages, &w->journal, w->results, progress, e);
+    bool ok = run_plan(p, &options, w->stages, &w->journal, w->results, progress, e) && calibrate(c, p, w, progress, e);
     progress_end(progress, ok);
     return ok && publish(p, w, &bundle, e) &&
            (!c->delete_source || checkpoint_remove_headers(&p->source->checkpoint, e));
@@ -283,24 +329,45 @@ static bool confirm_delete(const struct plan *p, struct err *e)
     return strcmp(line, "delete") == 0 || err_set(e, ERR_USAGE, "--delete-source was not confirmed; nothing was done");
 }
 
-static bool plan_and_go(const struct conversion *c, const struct plan_options *options, struct source *source,
-                        struct err *e)
+bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
 {
     struct run_options run = {.threads = (unsigned)c->threads, .memory_bytes = c->memory_bytes};
     struct run_size size = {0};
+
+    if (!check_configs(p, e) || !bundle_check_side_files(p, e) || !run_size(p, &run, &size, e))
+        return false;
+    note_plan(p);
+    if (c->dry_run)
+        return dry_run(c, p, &size, e);
+    return space_check(p, c->delete_source, e) && (!c->delete_source || confirm_delete(p, e)) && convert(c, p, e);
+}
+
+/* Calibrated recipes want a text; and the source until the end, for its weights run the model. */
+static bool feed_calibration(const struct conversion *c, struct plan *p, struct err *e)
+{
+    size_t o = plan_calibrated_output(p);
+
+    if (o == p->output_count)
+        return true;
+    if (!c->calibration)
+        return err_set(e, ERR_USAGE, "recipe '%s' is calibrated: quern quantize runs the model over a text for it",
+                       p->outputs[o].recipe->name);
+    if (c->delete_source)
+        return err_set(e, ERR_USAGE, "--delete-source with the calibrated recipe '%s': the source is read to the end",
+                       p->outputs[o].recipe->name);
+    return calibration_open(c->calibration, p, e);
+}
+
+static bool plan_and_go(const struct conversion *c, const struct plan_options *options, struct source *source,
+                        struct err *e)
+{
     struct plan p = {0};
-    bool ok = false;
 
     if (!plan_open(&p, source, options, e))
         return err_in(e, "source '%s'", source->checkpoint.path);
-    if (!check_configs(&p, e) || !bundle_check_side_files(&p, e) || !run_size(&p, &run, &size, e))
-        goto done;
-    note_plan(&p);
-    if (c->dry_run)
-        ok = dry_run(c, &p, &size, e);
-    else
-        ok = space_check(&p, c->delete_source, e) && (!c->delete_source || confirm_delete(&p, e)) && convert(c, &p, e);
-done:
+    bool ok = feed_calibration(c, &p, e) && conversion_go(c, &p, e);
+    if (c->calibration)
+        calibration_close(c->calibration);
     plan_close(&p);
     return ok;
 }
@@ -374,7 +441,7 @@ static bool check_base_model(const char *id, struct err *e)
 }
 
 /* One shard named as the source would give a bundle that looks like a whole model. */
-static bool check_whole(const struct checkpoint *c, struct err *e)
+bool conversion_check_whole(const struct checkpoint *c, struct err *e)
 {
     uint64_t part = 0, parts = 0;
 
@@ -408,7 +475,8 @@ int conversion_run(const struct conversion *c, const char *src, const char *dst,
             goto done;
     if (!check_base_model(c->base_model, e))
         goto done;
-    if (!source_open(&source, src, true, e) || !check_whole(&source.checkpoint, e) || !check_targets(c, &source, &options, e))
+    if (!source_open(&source, src, true, e) || !conversion_check_whole(&source.checkpoint, e) ||
+        !check_targets(c, &source, &options, e))
         goto done;
     ok = plan_and_go(c, &options, &source, e);
 done:

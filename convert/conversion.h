@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "convert/calibration.h"
 #include "convert/recipe.h"
 #include "formats/base/err.h"
 #include "formats/base/opt.h"
@@ -18,7 +19,9 @@ struct conversion {
     bool force, restart, dry_run, json, quiet, verbose, keep_shards, hash_source, delete_source, allow_unfused,
         keep_unknown;
     const char *base_model;
+    const char *doing;    /* for the progress line; NULL: "converting" */
     struct opt_list also; /* "RECIPE:DIR" */
+    struct calibration *calibration; /* what calibrated recipes are fed with; NULL: they are refused */
 };
 
 /* Rows of the option table; v is a static struct conversion. */
@@ -57,6 +60,13 @@ struct conversion {
     {                                                                                                                   \
         "verbose", 'v', OPT_FLAG, &(v).verbose, NULL, "say more", 0, 0                                                  \
     }
+
+struct plan;
+struct checkpoint;
+/* Refuses one part of several, which would give a bundle that looks like a whole model. */
+bool conversion_check_whole(const struct checkpoint *c, struct err *e) CHECKED;
+/* What follows once there is a plan: config and room looked at, then printed (dry_run) or run and published. */
+bool conversion_go(const struct conversion *c, struct plan *p, struct err *e) CHECKED;
 
 typedef bool recipe_source(struct recipe *r, const char *name, struct err *e);
 

@@ -148,8 +148,7 @@ static bool measure_pair(const struct plan *p, const struct pair *pair, struct b
         if (in[part].tensor) {
             from.part[part] = room->in + in_at;
             in_at += (in[part].bytes + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN;
-            if (!checkpoint_read(&p->source->checkpoint, in[part].tensor, in[part].offset, from.part[part],
-                                 in[part].bytes, e))
+            if (!plan_read(p, &in[part], from.part[part], e))
                 return false;
         }
         if (out[part].tensor) {

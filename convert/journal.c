@@ -81,6 +81,8 @@ static void write_facts(struct buf *out, const struct plan *p)
         if (i > 0)
             add_folder_fact(out, name, p->outputs[i].dir);
     }
+    if (p->calibration)
+        add_fact(out, "calibration", p->calibration);
     add_source_facts(out, &p->source->checkpoint);
     buf_puts(out, "end\n");
 }
@@ -185,6 +187,39 @@ static bool read_source(const struct plan *p, struct run_result *results, const 
     return true;
 }
 
+/* hexfloats, so that what is read is what was written */
+static bool read_calibrated(const struct plan *p, struct run_result *results, const char *line)
+{
+    struct calibrated_result c = {.done = true};
+    struct weight_error w = {0};
+    unsigned ending = 0, reason = 0;
+    size_t row = 0;
+
+    if (sscanf(line, "%zu %u %u %la %la %la %la %" SCNu64 " %la %la %la %" SCNu64, &row, &ending, &reason,
+               &c.loss_error, &c.loss_energy, &c.to_prior, &c.to_diagonal, &c.tokens, &c.routed_weight, &w.error2,
+               &w.energy2, &w.weights) != 12)
+        return false;
+    size_t output = plan_calibrated_output(p);
+    if (output >= p->output_count || row >= p->weight_count || ending >= ENDING_COUNT || reason >= REASON_COUNT)
+        return false;
+    c.ending = (enum ending)ending;
+    c.reason = (enum reason)reason;
+    results[output].calibrated[row] = c;
+    results[output].errors[row] = w;
+    return true;
+}
+
+static bool read_layer(struct journal *j, const char *line)
+{
+    char *end = NULL;
+    unsigned long long layer = strtoull(line, &end, 10);
+
+    if (end == line || *end != '\n' || layer != j->layers_done)
+        return false;
+    j->layers_done++;
+    return true;
+}
+
 static bool read_records(struct journal *j, const struct plan *p, struct run_result *results, const char *text,
                          struct err *e)
 {
@@ -192,6 +227,8 @@ static bool read_records(struct journal *j, const struct plan *p, struct run_res
         bool ok = strncmp(line, "job ", 4) == 0      ? read_job(j, p, results, line + 4, end)
                   : strncmp(line, "shard ", 6) == 0  ? read_shard(p, results, line + 6)
                   : strncmp(line, "source ", 7) == 0 ? read_source(p, results, line + 7)
+                  : strncmp(line, "round ", 6) == 0  ? read_calibrated(p, results, line + 6)
+                  : strncmp(line, "layer ", 6) == 0  ? read_layer(j, line + 6)
                                                      : false;
         if (!ok)
             return err_set(e, ERR_FORMAT, "journal '%s' has a line that no run wrote: '%.*s'; --restart discards it",
@@ -297,6 +334,19 @@ void journal_shard(struct journal *j, size_t output, size_t shard, const char *s
 void journal_source(struct journal *j, size_t shard, const char *sha256)
 {
     buf_printf(&j->pending, "source %zu %s\n", shard, sha256);
+}
+
+void journal_calibrated(struct journal *j, size_t row, const struct calibrated_result *c, const struct weight_error *w)
+{
+    buf_printf(&j->pending, "round %zu %u %u %a %a %a %a %" PRIu64 " %a %a %a %" PRIu64 "\n", row, (unsigned)c->ending,
+               (unsigned)c->reason, c->loss_error, c->loss_energy, c->to_prior, c->to_diagonal, c->tokens,
+               c->routed_weight, w->error2, w->energy2, w->weights);
+}
+
+void journal_layer(struct journal *j, uint64_t layer)
+{
+    buf_printf(&j->pending, "layer %" PRIu64 "\n", layer);
+    j->layers_done = layer + 1;
 }
 
 bool journal_flush(struct journal *j, struct err *e)

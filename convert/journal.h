@@ -6,6 +6,8 @@
  *     job NUMBER {E2 ENERGY2 N}   done, its bytes synced; sums per output, as hex floats
  *     shard OUTPUT SHARD SHA256   whole and under its name
  *     source SHARD SHA256         a source shard's hash, with --hash-source
+ *     round ROW ENDING REASON ...  what calibration made of a weight (struct calibrated_result), and its sums
+ *     layer LAYER                 calibrated and durable, with the hidden state behind it
  *     end                         the facts are complete
  *
  * A record is written only after the bytes it speaks of were synced. A last
@@ -17,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "convert/calibrated_result.h"
 #include "convert/plan.h"
 #include "convert/run.h"
 #include "formats/base/err.h"
@@ -26,13 +29,14 @@
 #define JOURNAL_NAME ".journal"
 
 struct journal {
-    int fd_plus_1;       /* 0: closed */
-    char *path;          /* owned */
-    uint64_t bytes;      /* whole lines in the file: the next goes behind them, over a half one */
-    bool found;          /* an earlier run's, and gone on with */
-    struct buf pending;  /* records whose bytes are not yet synced */
-    size_t jobs_done;    /* jobs 0 .. jobs_done-1 are recorded, or waiting in `pending` */
-    size_t jobs_durable; /* of these, on disk */
+    int fd_plus_1;        /* 0: closed */
+    char *path;           /* owned */
+    uint64_t bytes;       /* whole lines in the file: the next goes behind them, over a half one */
+    bool found;           /* an earlier run's, and gone on with */
+    struct buf pending;   /* records whose bytes are not yet synced */
+    size_t jobs_done;     /* jobs 0 .. jobs_done-1 are recorded, or waiting in `pending` */
+    size_t jobs_durable;  /* of these, on disk */
+    uint64_t layers_done; /* calibrated layers 0 .. layers_done-1 are recorded */
 };
 
 /* Opens or creates the journal of a plan. A journal that is there must have the same facts: else ERR_USAGE naming
@@ -43,6 +47,8 @@ bool journal_open(struct journal *j, const char *path, const struct plan *p, str
 void journal_job(struct journal *j, const struct plan *p, size_t job, const struct weight_error *per_output);
 void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256);
 void journal_source(struct journal *j, size_t shard, const char *sha256);
+void journal_calibrated(struct journal *j, size_t row, const struct calibrated_result *c, const struct weight_error *w);
+void journal_layer(struct journal *j, uint64_t layer); /* they come in order */
 /* Appends what is pending and syncs. The caller has synced the shards before. After an error, what was pending still
  * is, and may be tried again. */
 bool journal_flush(struct journal *j, struct err *e) CHECKED;

@@ -13,7 +13,11 @@ static const struct command *const commands[] = {
     &command_inspect,
     &command_convert,
     &command_quantize,
+    &command_repack,
     &command_diff,
+    &command_verify,
+    &command_tokenize,
+    &command_bench_io,
 };
 #define COMMAND_COUNT (sizeof commands / sizeof commands[0])
 

@@ -4,6 +4,7 @@
 
 #include "formats/base/log.h"
 #include "formats/engine.h"
+#include "quant/calibrated.h"
 
 #define NAMES_LISTED_MAX 4u
 
@@ -43,10 +44,9 @@ static bool refuse_unknown(const struct source *s, struct err *e)
     return count == 0;
 }
 
-/* A static activation scale is a tensor of its own in the output, copied where the FP8 codes stay. */
-static const struct weight *input_scale_weight(struct plan *p, const struct weight *w)
+const struct weight *plan_input_scale(struct arena *a, const struct weight *w)
 {
-    struct weight *scale = arena_alloc(&p->arena, sizeof *scale);
+    struct weight *scale = arena_alloc(a, sizeof *scale);
 
     *scale = (struct weight){
         .module = w->module,
@@ -77,7 +77,7 @@ static bool choose_weights(struct plan *p, bool keep_unknown, struct err *e)
         }
         p->weights[p->weight_count++] = w;
         if (w->input_scale)
-            p->weights[p->weight_count++] = input_scale_weight(p, w);
+            p->weights[p->weight_count++] = plan_input_scale(&p->arena, w);
     }
     return true;
 }
@@ -132,6 +132,24 @@ static bool set_parts(struct plan *p, struct plan_row *row, struct err *e)
     return true;
 }
 
+/* What the forward pass shows the inputs of: the linears of attention and of every MLP, which stand side by side. */
+static bool is_seen(const struct arch *arch, const struct tensor_id *id)
+{
+    return id->layer >= 0 && id->layer <= (int64_t)arch->layers && id->role >= ROLE_Q_PROJ &&
+           id->role <= ROLE_EXPERT_DOWN;
+}
+
+/* An indexer, or a second MTP layer, is rounded without calibration. */
+static void calibrate_row(struct plan *p, struct plan_row *row)
+{
+    row->calibrated = is_seen(&p->source->arch, &row->weight->id);
+    if (row->calibrated)
+        return;
+    row->scheme.method = row->scheme.kind == SCHEME_INT4 ? METHOD_SEARCH : METHOD_ABSMAX;
+    row->why =
+        arena_printf(&p->arena, "%s; its inputs are not seen: %s", row->why, scheme_method_name(row->scheme.method));
+}
+
 static bool choose_row(struct plan *p, struct plan_output *o, size_t i, struct err *e)
 {
     const struct weight *w = p->weights[i];
@@ -149,7 +167,10 @@ static bool choose_row(struct plan *p, struct plan_output *o, size_t i, struct e
     row->scheme = choice.scheme;
     row->why = choice.why;
     row->fell_back = choice.fell_back;
-    if (row->scheme.method != METHOD_COPY && !transform_check(&w->stored, &row->scheme, e))
+    if (method_is_calibrated(row->scheme.method))
+        calibrate_row(p, row);
+    if (row->calibrated ? !calibrated_check(row->scheme.method, &w->stored, &row->scheme, e)
+                        : row->scheme.method != METHOD_COPY && !transform_check(&w->stored, &row->scheme, e))
         return err_in(e, "'%s'", w->name);
     return set_parts(p, row, e);
 }
@@ -193,7 +214,12 @@ static bool open_output(struct plan *p, struct plan_output *o, const struct plan
     drop_orphan_input_scales(p, o);
     if (!options->allow_unfused && !check_fused(p, o, e))
         return false;
-    return plan_layout(p, o, options, e);
+    if (!plan_layout(p, o, options, e))
+        return false;
+    for (size_t i = 0; i < p->weight_count; i++)
+        if (o->rows[i].calibrated)
+            o->shards[o->rows[i].parts[PART_CODES].shard].calibrated = true;
+    return true;
 }
 
 /* ---- jobs ---- */
@@ -207,6 +233,24 @@ static uint64_t job_rows(const struct weight *w)
     return rows < w->rows ? rows : w->rows;
 }
 
+static void slice_piece(const struct weight *w, const struct plan_piece *piece, const struct job *j, enum part part,
+                        struct plan_slice *in)
+{
+    uint64_t row = piece->row_order ? 0 : piece->row + j->row, count = piece->row_order ? piece->rows : j->count;
+    struct scheme_window win =
+        scheme_window(&w->stored, part, piece->rows, piece->cols, row, count, piece->col, w->cols);
+
+    in->offset = win.offset;
+    in->bytes = win.lines * win.line_bytes;
+    in->line_bytes = win.line_bytes == win.stride_bytes ? 0 : win.line_bytes;
+    in->stride_bytes = win.stride_bytes;
+    if (!piece->row_order)
+        return;
+    in->line_bytes = in->stride_bytes = in->bytes / piece->rows;
+    in->bytes = in->line_bytes * j->count;
+    in->line_order = piece->row_order + j->row;
+}
+
 void plan_job_in(const struct plan *p, const struct job *j, struct plan_slice in[PART_COUNT])
 {
     const struct weight *w = p->weights[j->weight];
@@ -216,22 +260,53 @@ void plan_job_in(const struct plan *p, const struct job *j, struct plan_slice in
         if (!w->parts[part] || part == PART_SHAPE)
             continue;
         in[part].tensor = w->parts[part];
-        scheme_slice(&w->stored, part, w->rows, w->cols, j->row, j->count, &in[part].offset, &in[part].bytes);
+        if (p->pieces && p->pieces[j->weight])
+            slice_piece(w, p->pieces[j->weight], j, part, &in[part]);
+        else
+            scheme_slice(&w->stored, part, w->rows, w->cols, j->row, j->count, &in[part].offset, &in[part].bytes);
     }
 }
 
-void plan_job_out(const struct plan *p, const struct job *j, size_t output, struct plan_slice out[PART_COUNT])
+void plan_row_slices(const struct plan_row *row, uint64_t first, uint64_t count, struct plan_slice out[PART_COUNT])
 {
-    const struct plan_row *row = &p->outputs[output].rows[j->weight];
     const struct weight *w = row->weight;
 
     memset(out, 0, PART_COUNT * sizeof *out);
     for (enum part part = 0; part < PART_COUNT; part++) {
         if (row->parts[part].dtype == DTYPE_NONE || part == PART_SHAPE)
             continue;
+        if (part == PART_SCALE && row->scheme.kind == SCHEME_FP8_TENSOR && first > 0)
+            continue; /* one scale for all jobs, and each byte is written once */
         out[part].tensor = &row->parts[part];
-        scheme_slice(&row->scheme, part, w->rows, w->cols, j->row, j->count, &out[part].offset, &out[part].bytes);
+        scheme_slice(&row->scheme, part, w->rows, w->cols, first, count, &out[part].offset, &out[part].bytes);
     }
+}
+
+void plan_job_out(const struct plan *p, const struct job *j, size_t output, struct plan_slice out[PART_COUNT])
+{
+    const struct plan_row *row = &p->outputs[output].rows[j->weight];
+
+    if (row->calibrated)
+        memset(out, 0, PART_COUNT * sizeof *out);
+    else
+        plan_row_slices(row, j->row, j->count, out);
+}
+
+bool plan_is_calibrated(const struct plan_output *o)
+{
+    for (size_t i = 0; i < o->shard_count; i++)
+        if (o->shards[i].calibrated)
+            return true;
+    return false;
+}
+
+size_t plan_calibrated_output(const struct plan *p)
+{
+    size_t o = 0;
+
+    while (o < p->output_count && !plan_is_calibrated(&p->outputs[o]))
+        o++;
+    return o;
 }
 
 static size_t slices_bytes(const struct plan_slice s[PART_COUNT])
@@ -261,7 +336,7 @@ static void measure_job(struct plan *p, const struct job *j)
         plan_job_out(p, j, o, s);
         for (enum part part = 0; part < PART_COUNT; part++)
             p->write_bytes += s[part].bytes;
-        if (row->scheme.method == METHOD_COPY)
+        if (row->scheme.method == METHOD_COPY || row->calibrated)
             continue; /* written from where it was read */
         out += slices_bytes(s);
         p->scratch_bytes_max = size_max(p->scratch_bytes_max, transform_scratch_bytes(&t));
@@ -270,19 +345,28 @@ static void measure_job(struct plan *p, const struct job *j)
     p->out_bytes_max = size_max(p->out_bytes_max, out);
 }
 
-static void cut_jobs(struct plan *p)
+/* A weight that every output takes from the calibrated run, or leaves out, is no job's. */
+static bool any_output_converts(const struct plan *p, size_t weight)
+{
+    for (size_t o = 0; o < p->output_count; o++)
+        if (!p->outputs[o].rows[weight].calibrated)
+            return true;
+    return false;
+}
+
+void plan_cut_jobs(struct plan *p)
 {
     size_t count = 0;
 
     for (size_t i = 0; i < p->weight_count; i++) {
         const struct weight *w = p->weights[i];
-        uint64_t rows = job_rows(w);
+        uint64_t rows = any_output_converts(p, i) ? job_rows(w) : 0;
         count += rows > 0 ? (w->rows + rows - 1) / rows : 0;
     }
     p->jobs = arena_array(&p->arena, count, sizeof *p->jobs);
     for (size_t i = 0; i < p->weight_count; i++) {
         const struct weight *w = p->weights[i];
-        uint64_t rows = job_rows(w);
+        uint64_t rows = any_output_converts(p, i) ? job_rows(w) : 0;
         for (uint64_t row = 0; row < w->rows && rows > 0; row += rows) {
             uint64_t left = w->rows - row;
             p->jobs[p->job_count] = (struct job){.weight = (uint32_t)i, .row = row, .count = left < rows ? left : rows};
@@ -316,7 +400,7 @@ bool plan_open(struct plan *p, const struct source *s, const struct plan_options
         if (!open_output(p, &p->outputs[i], &options->targets[i], options, e))
             goto failed;
     }
-    cut_jobs(p);
+    plan_cut_jobs(p);
     return true;
 failed:
     plan_close(p);
@@ -326,8 +410,10 @@ failed:
 void plan_close(struct plan *p)
 {
     for (size_t i = 0; i < p->output_count; i++)
-        for (size_t k = 0; k < p->outputs[i].shard_count; k++)
+        for (size_t k = 0; k < p->outputs[i].shard_count; k++) {
             buf_release(&p->outputs[i].shards[k].prefix);
+            buf_release(&p->outputs[i].shards[k].suffix);
+        }
     arena_release(&p->arena);
     *p = (struct plan){0};
 }

@@ -16,6 +16,7 @@
 #include "convert/recipe.h"
 #include "formats/base/err.h"
 #include "formats/base/mem.h"
+#include "formats/safetensors.h"
 #include "formats/weight.h"
 #include "quant/transform.h"
 
@@ -25,19 +26,39 @@
 /* Jobs begin at multiples of this, which every scheme's row multiple divides. */
 #define PLAN_JOB_ROWS 128u
 
+/* Where a weight of the plan stands in a weight of the source, when it is not simply that weight: a window of its
+ * rows and columns, or its rows in another order. plan->weights[i] then has the piece's own rows and cols, and the
+ * source's parts. */
+struct plan_piece {
+    uint64_t row, col;         /* of the window's first number */
+    uint64_t rows, cols;       /* of the whole source weight */
+    const uint32_t *row_order; /* the source's row for each row, of a plain weight; NULL: as they stand */
+};
+
 /* One weight in one output. */
 struct plan_row {
     const struct weight *weight;
     struct scheme scheme;
     const char *why;                 /* rule and reason, for the plan and quern.json */
     bool fell_back;                  /* the group did not fit the width */
+    bool calibrated;                 /* made while the model runs (convert/calibrated.h): no job writes it */
+    bool unlisted;                   /* a copy beside the one that the index names */
     struct tensor parts[PART_COUNT]; /* as they will stand; dtype NONE: no such part */
 };
 
 struct plan_shard {
     const char *name;
     struct buf prefix; /* the file's first bytes: length, header, and the constant tensors behind it */
+    struct buf suffix; /* its last bytes: constant tensors that would spoil the alignment of those behind them */
     uint64_t bytes;    /* of the whole file */
+    bool calibrated;   /* holds weights that no job writes: calibrated_run completes it */
+};
+
+/* In which order tensors stand in a shard. (plan_layout.c) */
+enum plan_zones {
+    ZONES_CONVERT,         /* constants, weights with their parts side by side, odd sizes */
+    ZONES_EXPERTS,         /* routed experts with their scales, the other weights, odd sizes, constants */
+    ZONES_EXPERTS_ALIGNED, /* the same, but the experts' scales of odd sizes behind the other weights */
 };
 
 /* One bundle to be written. Several share one reading of the source. */
@@ -47,6 +68,9 @@ struct plan_output {
     struct plan_row *rows; /* one per plan->weights */
     struct plan_shard *shards;
     size_t shard_count;
+    enum plan_zones zones;
+    uint64_t data_align;   /* of the first tensor in a file; 0: SAFETENSORS_DATA_ALIGN */
+    bool no_index;         /* files that are not a checkpoint together */
     uint64_t tensor_bytes; /* sum over tensors, for the index */
     uint64_t file_bytes;   /* sum over shards */
 };
@@ -62,11 +86,23 @@ struct job {
     uint64_t row, count;
 };
 
+/* A file that is written beside the shards. */
+struct plan_text {
+    const char *name, *text;
+};
+
 struct plan {
     struct arena arena;
     const struct source *source;
-    const struct weight **weights; /* what is converted, in the source's file order */
+    const struct weight **weights; /* what is converted, in the source's file order; repack has an order of its own */
     size_t weight_count;
+    const struct plan_piece **pieces; /* per weight, NULL for a whole one; NULL: all are whole */
+    const struct plan_text *texts;
+    size_t text_count;
+    bool same_config;        /* config.json is the source's, byte for byte */
+    const char *report;      /* lines that are printed behind the plan and the result, or NULL */
+    const char *report_json; /* the same, a value for the member "repack" of their JSON */
+    const char *calibration; /* what the calibrated rows depend on beside recipe and source, in words; NULL: none are */
     struct plan_drop *drops;
     size_t drop_count;
     struct plan_output *outputs;
@@ -96,18 +132,42 @@ struct plan_options {
 bool plan_open(struct plan *p, const struct source *s, const struct plan_options *o, struct err *e) CHECKED;
 void plan_close(struct plan *p);
 
-/* The slices a job reads of its weight's parts and writes of an output's parts: byte ranges inside the tensor. */
+/* A static activation scale as a weight of its own, copied where the FP8 codes stay. */
+const struct weight *plan_input_scale(struct arena *a, const struct weight *w);
+
+/* The slices a job reads of its weight's parts and writes of an output's parts: byte ranges inside the tensor. What is
+ * read of a piece is many ranges: bytes / line_bytes of them, one behind the other in memory. */
 struct plan_slice {
     const struct tensor *tensor; /* NULL: no such part */
-    uint64_t offset, bytes;      /* inside the tensor */
+    uint64_t offset, bytes;      /* inside the tensor; bytes: of all lines */
+    uint64_t line_bytes;         /* 0: one range */
+    uint64_t stride_bytes;       /* from a line to the next */
+    const uint32_t *line_order;  /* offset + line_order[i] * stride_bytes is where line i begins; NULL: i for it */
 };
 void plan_job_in(const struct plan *p, const struct job *j, struct plan_slice in[PART_COUNT]);
+/* What a job writes; nothing of a calibrated row, whose slices plan_row_slices gives. */
 void plan_job_out(const struct plan *p, const struct job *j, size_t output, struct plan_slice out[PART_COUNT]);
+
+void plan_row_slices(const struct plan_row *row, uint64_t first, uint64_t count, struct plan_slice out[PART_COUNT]);
+bool plan_is_calibrated(const struct plan_output *o);
+size_t plan_calibrated_output(const struct plan *p); /* the first that is; output_count: none */
+/* Reads a slice of a job's input; to has its bytes. Thread-safe. (plan_read.c) */
+bool plan_read(const struct plan *p, const struct plan_slice *s, void *to, struct err *e) CHECKED;
+
+/* Cuts the weights into jobs and measures them: once weights, pieces and rows are final. */
+void plan_cut_jobs(struct plan *p);
 
 /* For each source shard, the number of the last job that reads it, plus one; 0: none does. mem_free it. */
 size_t *plan_last_jobs(const struct plan *p);
 
 /* Lays the rows of one output out in shards: fills parts' shard and offset, shards, sums. (plan_layout.c) */
 bool plan_layout(struct plan *p, struct plan_output *o, const struct plan_options *options, struct err *e) CHECKED;
+/* The second half of it: every part's shard is set, shards have their names. */
+bool plan_lay_out(struct plan *p, struct plan_output *o, struct err *e) CHECKED;
+/* What a row takes in a shard, and of that in its header; an upper bound. A shard takes PLAN_SHARD_BYTES_EMPTY beside
+ * its rows, and its header stays below PLAN_HEADER_BYTES. */
+void plan_row_size(const struct plan_row *row, uint64_t *bytes, size_t *header_bytes);
+#define PLAN_SHARD_BYTES_EMPTY (SAFETENSORS_DATA_ALIGN + 64u)
+#define PLAN_HEADER_BYTES      (SAFETENSORS_HEADER_BYTES_HUB / 2)
 
 #endif

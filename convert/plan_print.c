@@ -61,6 +61,8 @@ void plan_print(const struct plan *p, size_t output, const struct run_size *size
            bytes_text((double)size->total_bytes, memory));
     printf("disk     %s at the peak, in '%s'\n", bytes_text((double)disk_bytes, bytes), o->dir);
     printf("time     about %s\n", seconds_text(estimate->seconds, time));
+    if (p->report)
+        printf("\n%s", p->report);
     arena_release(&a);
 }
 
@@ -127,6 +129,8 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
         put_row(&w, &s.rows[i], result != NULL);
     json_end(&w, ']');
     put_shards(&w, o, result);
+    if (p->report_json)
+        json_put_raw(&w, "repack", p->report_json);
     json_begin_array(&w, "dropped");
     for (size_t i = 0; i < p->drop_count; i++)
         json_put_string(&w, NULL, p->drops[i].name);

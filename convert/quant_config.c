@@ -5,6 +5,7 @@
 
 #include "convert/quant_modules.h"
 #include "formats/json.h"
+#include "formats/json_edit.h"
 
 /* Unquantized modules have set 0; those of group i set i + 1. */
 #define SET_PLAIN 0u
@@ -328,109 +329,6 @@ static void write_compressed_tensors(struct json_writer *w, struct work *k)
     json_end(w, '}');
 }
 
-/* ---- changes in the source's text ---- */
-
-/* The white space at the begin of the first member's line; NULL: all in one line. In the arena. */
-static const char *indentation(struct arena *a, const char *text, size_t bytes)
-{
-    const char *brace = memchr(text, '{', bytes);
-    const char *line = brace ? memchr(brace, '\n', bytes - (size_t)(brace - text)) : NULL;
-
-    if (!line)
-        return NULL;
-    return arena_strndup(a, line + 1, strspn(line + 1, " \t"));
-}
-
-/* Replaces [begin, end) of b. */
-static void splice(struct buf *b, size_t begin, size_t end, const char *text)
-{
-    struct buf spliced = {0};
-
-    buf_add(&spliced, b->data, begin);
-    buf_puts(&spliced, text);
-    buf_add(&spliced, b->data + end, b->bytes - end);
-    buf_release(b);
-    *b = spliced;
-}
-
-static bool is_space(char c)
-{
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
-}
-
-static size_t back_over_space(const struct buf *b, size_t at)
-{
-    while (at > 0 && is_space(b->data[at - 1]))
-        at--;
-    return at;
-}
-
-/* Where the key of the value at `at` begins: back over the colon to the string's opening quote. */
-static size_t key_begin(const struct buf *b, size_t at)
-{
-    at = back_over_space(b, at) - 1; /* the colon */
-    at = back_over_space(b, at) - 1; /* the closing quote */
-    do
-        at--;
-    while (b->data[at] != '"' || b->data[at - 1] == '\\');
-    return at;
-}
-
-static void remove_member(struct buf *b, const char *key)
-{
-    size_t begin, end;
-
-    if (!json_member_span(b->data, b->bytes, key, &begin, &end))
-        return;
-    begin = back_over_space(b, key_begin(b, begin));
-    if (b->data[begin - 1] == ',') {
-        begin--;
-    } else { /* the first member: the comma behind it goes */
-        size_t comma = end;
-        while (is_space(b->data[comma]))
-            comma++;
-        if (b->data[comma] == ',')
-            end = comma + 1;
-    }
-    splice(b, begin, end, "");
-}
-
-static void put_member(struct buf *b, const char *key, const char *value, const char *indent)
-{
-    size_t begin, end;
-    struct buf member = {0};
-
-    if (json_member_span(b->data, b->bytes, key, &begin, &end)) {
-        splice(b, begin, end, value);
-        return;
-    }
-    for (begin = b->bytes; b->data[begin - 1] != '}';)
-        begin--;
-    begin = back_over_space(b, begin - 1);
-    if (b->data[begin - 1] != '{')
-        buf_puts(&member, ",");
-    if (indent)
-        buf_printf(&member, "\n%s", indent);
-    json_quote(&member, key);
-    buf_printf(&member, "%s%s", indent ? ": " : ":", value);
-    splice(b, begin, begin, member.data);
-    buf_release(&member);
-}
-
-/* Lines of a value move right, to where a member of the root stands. No string in it has a line break. */
-static void indent_lines(struct buf *b, const char *indent)
-{
-    struct buf lines = {0};
-
-    for (size_t i = 0; i < b->bytes; i++) {
-        buf_add(&lines, &b->data[i], 1);
-        if (b->data[i] == '\n')
-            buf_puts(&lines, indent);
-    }
-    buf_release(b);
-    *b = lines;
-}
-
 /* ---- dtype ---- */
 
 static const char *torch_name(enum dtype_id dtype)
@@ -475,7 +373,7 @@ static void follow_dtype(struct buf *text, const struct engine_weight *rows, siz
 
     for (size_t i = 0; name && i < sizeof keys / sizeof keys[0]; i++)
         if (json_member_span(text->data, text->bytes, keys[i], &begin, &end))
-            splice(text, begin, end, name);
+            json_edit_put(text, keys[i], name, NULL);
 }
 
 /* ---- the whole ---- */
@@ -502,7 +400,7 @@ static bool write_value(struct work *k, struct buf *value, const char *indent, s
         write_compressed_tensors(&w, k);
     }
     if (indent)
-        indent_lines(value, indent);
+        json_edit_shift(value, indent);
     return true;
 }
 
@@ -517,13 +415,13 @@ static bool follow_quantization(struct work *k, struct buf *text, struct err *e)
         return err_set(e, ERR_UNSUPPORTED,
                        "'quantization_config' stands inside 'text_config', where it cannot be changed");
     if (!quantized) {
-        remove_member(text, "quantization_config");
+        json_edit_remove(text, "quantization_config");
         return true;
     }
-    const char *indent = indentation(&k->arena, text->data, text->bytes);
+    const char *indent = json_edit_indent(&k->arena, text->data, text->bytes);
     bool ok = write_value(k, &value, indent, e);
     if (ok)
-        put_member(text, "quantization_config", value.data, indent);
+        json_edit_put(text, "quantization_config", value.data, indent);
     buf_release(&value);
     return ok;
 }

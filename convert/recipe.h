@@ -47,7 +47,7 @@ struct choice {
 };
 
 /* name_or_path: a built-in name, an alias (W4A16, FP8_BLOCK), or a file (it has a '/' or ends in .json).
- * "int4" and "int4-best" are ERR_USAGE with a hint: they are reserved for the calibrated method. */
+ * Unknown names are ERR_USAGE. */
 bool recipe_load(struct recipe *r, const char *name_or_path, struct err *e) CHECKED;
 /* A recipe from text; name is used in messages, and where the text has none. */
 bool recipe_parse(struct recipe *r, const char *name, const char *text, size_t bytes, struct err *e) CHECKED;
@@ -63,6 +63,8 @@ const char *recipe_to_name(size_t i);
 /* ERR_UNSUPPORTED naming module, width and the groups that fit when a routed expert cannot be packed. */
 bool recipe_choose(const struct recipe *r, struct arena *a, const struct arch *arch, const struct weight *w,
                    struct choice *out, struct err *e) CHECKED;
+/* Whether a rule asks for a method that needs the inputs of the linears: quern quantize has them. */
+bool recipe_is_calibrated(const struct recipe *r);
 void recipe_release(struct recipe *r);
 
 #endif

@@ -2,13 +2,18 @@
 
 #include <string.h>
 
-#define EXPERTS_INT4(method)                                                                                           \
-    "{\"match\": \"routed_expert\", \"scheme\": \"int4\", \"group\": 128, \"method\": \"" method "\"}"
+#define EXPERTS_INT4(method) EXPERTS_INT4_GROUP("128", method)
+#define EXPERTS_INT4_GROUP(group, method)                                                                              \
+    "{\"match\": \"routed_expert\", \"scheme\": \"int4\", \"group\": " group ", \"method\": \"" method "\"}"
 
 /* Texts in the language that users write, so that the parser is the only way in. */
 static const struct builtin {
     const char *name, *description, *rules;
 } builtins[] = {
+    {"int4", "routed experts int4 (groups of 128), calibrated by ldlq, the rest BF16",
+     EXPERTS_INT4("ldlq") ", {\"match\": \"*\", \"scheme\": \"bf16\"}"},
+    {"int4-best", "as int4, in groups of 32: a quarter of a bit more, about half the error",
+     EXPERTS_INT4_GROUP("32", "ldlq") ", {\"match\": \"*\", \"scheme\": \"bf16\"}"},
     {"int4-fast", "routed experts int4 (groups of 128, scales searched), the rest BF16; no calibration",
      EXPERTS_INT4("search") ", {\"match\": \"*\", \"scheme\": \"bf16\"}"},
     {"int4-absmax", "as int4-fast, with scales from the largest magnitude alone",
@@ -26,6 +31,8 @@ static const struct builtin {
     {"fp8", "linear layers FP8 in blocks of 128x128, as DeepSeek publishes them",
      "{\"match\": \"*\", \"scheme\": \"fp8\"}"},
     {"fp8-ue8m0", "as fp8, with scales that are powers of two", "{\"match\": \"*\", \"scheme\": \"fp8-ue8m0\"}"},
+    {"fp8-ue8m0-ldlq", "as fp8-ue8m0, with codes calibrated by ldlq",
+     "{\"match\": \"*\", \"scheme\": \"fp8-ue8m0\", \"method\": \"ldlq\"}"},
     {"fp8-block", "linear layers FP8 in blocks of 128x128, named as compressed-tensors does",
      "{\"match\": \"*\", \"scheme\": \"fp8\", \"layout\": \"compressed-tensors\"}"},
 };

@@ -21,8 +21,8 @@ bool run_open_shard(struct line *l, size_t output, uint32_t shard, bool resume, 
 
     if (f->open)
         return true;
-    return shard_file_open(f, stage_path(&l->stages[output], s->name), s->bytes, s->prefix.data, s->prefix.bytes,
-                           resume, e);
+    f->hash_later = s->calibrated;
+    return shard_file_open(f, stage_path(&l->stages[output], s->name), s->bytes, &s->prefix, &s->suffix, resume, e);
 }
 
 bool run_finish_shard(struct line *l, size_t output, uint32_t shard, struct err *e)
@@ -40,11 +40,11 @@ bool run_finish_shard(struct line *l, size_t output, uint32_t shard, struct err 
 
 static void record_source_hashes(struct line *l)
 {
-    for (size_t i = 0; l->source.hash && i < l->plan->source->checkpoint.shard_count; i++)
-        if (l->source.sha256[i][0] != '\0' && !l->source.recorded[i]) {
-            journal_source(l->journal, i, l->source.sha256[i]);
-            l->source.recorded[i] = true;
-        }
+    char sha256[HASH_HEX_BYTES];
+
+    for (size_t i = 0; i < l->plan->source->checkpoint.shard_count; i++)
+        if (run_source_known(&l->source, i, sha256))
+            journal_source(l->journal, i, sha256);
 }
 
 bool run_sync(struct line *l, struct err *e)
@@ -135,12 +135,13 @@ static void line_release(struct line *l, const struct run_size *size)
     pthread_mutex_destroy(&l->lock);
 }
 
-/* Shards that hold nothing but header and constants are not touched by any job. */
+/* Shards that hold nothing but header and constants are not touched by any job. Those that the calibrated run adds to
+ * stay partial. */
 static bool finish_untouched(struct line *l, struct err *e)
 {
     for (size_t o = 0; o < l->plan->output_count; o++)
         for (uint32_t s = 0; s < l->plan->outputs[o].shard_count; s++) {
-            if (l->files[o][s].done)
+            if (l->files[o][s].done || l->plan->outputs[o].shards[s].calibrated)
                 continue;
             if (!run_open_shard(l, o, s, false, e) || !run_finish_shard(l, o, s, e))
                 return false;
@@ -155,6 +156,8 @@ struct run_result *run_results_new(struct plan *p)
 
     for (size_t o = 0; o < p->output_count; o++) {
         results[o].errors = arena_array(&p->arena, p->weight_count, sizeof *results[o].errors);
+        if (plan_is_calibrated(&p->outputs[o]))
+            results[o].calibrated = arena_array(&p->arena, p->weight_count, sizeof *results[o].calibrated);
         results[o].sha256 = arena_array(&p->arena, p->outputs[o].shard_count, sizeof *results[o].sha256);
         results[o].source_sha256 = source;
     }

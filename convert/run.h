@@ -1,6 +1,7 @@
 /* The executor: a reader, workers, a writer and a hasher around a ring of
  * buffers that are allocated before the first job. Reads run ahead of work,
- * writes and hashes behind it, each in job order. Threads and memory change
+ * writes and hashes behind it, each in job order; the source's own hash has a
+ * thread beside them. Threads and memory change
  * the time, never a byte. */
 #ifndef CONVERT_RUN_H
 #define CONVERT_RUN_H
@@ -9,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "convert/calibrated_result.h"
 #include "convert/plan.h"
 #include "convert/stage.h"
 #include "formats/base/err.h"
@@ -25,6 +27,7 @@ struct run_options {
 /* What the run learnt about one output. */
 struct run_result {
     struct weight_error *errors;           /* one per row */
+    struct calibrated_result *calibrated;  /* one per row; NULL: none is calibrated */
     char (*sha256)[HASH_HEX_BYTES];        /* one per shard */
     char (*source_sha256)[HASH_HEX_BYTES]; /* one per source shard, "" when not known; all outputs share it */
 };
@@ -44,7 +47,7 @@ bool run_size(const struct plan *p, const struct run_options *o, struct run_size
 struct run_result *run_results_new(struct plan *p);
 
 /* Runs the jobs that the journal does not have yet; stages and results have one per output, and every shard ends
- * whole and durable in its stage. The error of the lowest-numbered failing job is the one reported. After an error
+ * whole and durable in its stage, but those with calibrated weights, which stay partial there. The error of the lowest-numbered failing job is the one reported. After an error
  * the stage holds what was done and the journal says so: journal->jobs_durable. */
 bool run_plan(struct plan *p, const struct run_options *o, struct stage *stages, struct journal *journal,
               struct run_result *results, struct progress *progress, struct err *e) CHECKED;

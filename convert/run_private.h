@@ -1,11 +1,12 @@
 /* Shared by run.c, run_stages.c and run_resume.c.
  *
- * One ring of slots; job j lives in slot j % slot_count from the moment it is read until it is hashed. Four
+ * One ring of slots; job j lives in slot j % slot_count from the moment it is read until it is hashed, in and out. Five
  * counters say how far each stage has come; a stage works on job j when the stage before it is past j, and the
- * reader when slot j is free again. `limit` is the number of jobs to do: a failing job lowers it to its own
- * number, all stages stop there, and a lower-numbered failure still wins. The lock guards the counters, `limit`,
- * `err` and `worked`; data in a slot belongs to the stage that holds its job; files are the writer's until their
- * last byte is written, the hasher's hash and the journal are the hasher's. */
+ * reader when slot j is free again. The source is hashed beside work and writing, from the moment it is read. `limit`
+ * is the number of jobs to do: a failing job lowers it to its own number, all stages stop there, and a lower-numbered
+ * failure still wins. The lock guards the counters, `limit`, `err` and `worked`; data in a slot belongs to the stage
+ * that holds its job; files are the writer's until their last byte is written, the hasher's hash and the journal are
+ * the hasher's. */
 #ifndef CONVERT_RUN_PRIVATE_H
 #define CONVERT_RUN_PRIVATE_H
 
@@ -33,13 +34,14 @@ struct line {
     uint8_t **scratch;         /* one per worker */
     struct shard_file **files; /* [output][shard] */
     struct journal *journal;
-    struct run_source source; /* the hasher's */
-    uint64_t unsynced_bytes;  /* hashed since the journal was last flushed */
-    bool sync_failed;         /* what was written may be lost, and a second sync would not say so */
+    struct run_source source;
+    uint64_t unsynced_bytes; /* hashed since the journal was last flushed */
+    bool sync_failed;        /* what was written may be lost, and a second sync would not say so */
 
     pthread_mutex_t lock;
     pthread_cond_t moved;
     size_t read, taken, written, hashed; /* jobs past each stage; for `taken`, handed to a worker */
+    size_t sourced;                      /* jobs whose source bytes are hashed */
     size_t *worked;                      /* per slot: number of the job done in it, plus one */
     size_t limit;
     struct err err; /* of job `limit`, when that is less than the plan's count */

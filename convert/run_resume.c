@@ -109,6 +109,6 @@ bool run_resume(struct line *l, struct err *e)
             return err_in(e, "going on with an unfinished run");
     }
     progress_resumed(l->progress);
-    l->read = l->taken = l->written = l->hashed = done;
+    l->read = l->taken = l->written = l->hashed = l->sourced = done;
     return true;
 }

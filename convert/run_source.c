@@ -26,7 +26,7 @@ static void mark_read(const struct plan *p, bool *is_read)
 {
     for (size_t i = 0; i < p->weight_count; i++) {
         const struct tensor *t = p->weights[i]->parts[PART_CODES];
-        if (t && p->weights[i]->rows > 0)
+        if (t && p->weights[i]->rows > 0 && !(p->pieces && p->pieces[i]))
             is_read[t - p->source->checkpoint.tensors] = true;
     }
 }
@@ -54,6 +54,7 @@ static void list_gaps(struct run_source *s)
 void run_source_init(struct run_source *s, const struct plan *p, bool hash, bool remove, char (*sha256)[HASH_HEX_BYTES])
 {
     *s = (struct run_source){.plan = p, .hash = hash, .remove = remove, .sha256 = sha256};
+    pthread_mutex_init(&s->lock, NULL);
     s->last_job = plan_last_jobs(p);
     if (!hash)
         return;
@@ -95,12 +96,25 @@ static bool fill_gaps(struct run_source *s, uint32_t shard, struct err *e)
     return true;
 }
 
+static bool is_known(struct run_source *s, size_t shard)
+{
+    pthread_mutex_lock(&s->lock);
+    bool known = s->sha256[shard][0] != '\0';
+    pthread_mutex_unlock(&s->lock);
+    return known;
+}
+
 static bool end_shard(struct run_source *s, uint32_t shard, struct err *e)
 {
     const struct shard *source = &s->plan->source->checkpoint.shards[shard];
+    char hex[HASH_HEX_BYTES];
 
-    return stream_hash_final(&s->hashes[shard], source->file.path, s->sha256[shard], e) ||
-           err_in(e, "shard '%s'", source->name);
+    if (!stream_hash_final(&s->hashes[shard], source->file.path, hex, e))
+        return err_in(e, "shard '%s'", source->name);
+    pthread_mutex_lock(&s->lock);
+    memcpy(s->sha256[shard], hex, sizeof hex);
+    pthread_mutex_unlock(&s->lock);
+    return true;
 }
 
 static bool hash_piece(struct run_source *s, const struct plan_slice *in, const void *data, struct err *e)
@@ -108,7 +122,7 @@ static bool hash_piece(struct run_source *s, const struct plan_slice *in, const 
     uint32_t shard = in->tensor->shard;
     struct stream_hash *h = &s->hashes[shard];
 
-    if (s->sha256[shard][0] != '\0' || in->bytes == 0)
+    if (in->bytes == 0 || is_known(s, shard))
         return true;
     if (!fill_gaps(s, shard, e))
         return false;
@@ -125,7 +139,18 @@ bool run_source_hash(struct run_source *s, size_t job, const struct slices *in, 
     if (!s->hash)
         return true;
     plan_job_in(s->plan, &s->plan->jobs[job], slices);
+    if (s->plan->pieces && s->plan->pieces[s->plan->jobs[job].weight])
+        return true;
     return !slices[PART_CODES].tensor || hash_piece(s, &slices[PART_CODES], in->part[PART_CODES], e);
+}
+
+bool run_source_known(struct run_source *s, size_t shard, char sha256[HASH_HEX_BYTES])
+{
+    if (!s->hash || s->recorded[shard] || !is_known(s, shard))
+        return false;
+    memcpy(sha256, s->sha256[shard], HASH_HEX_BYTES); /* a digest that is there does not change */
+    s->recorded[shard] = true;
+    return true;
 }
 
 bool run_source_check(const struct run_source *s, struct err *e)
@@ -144,7 +169,7 @@ bool run_source_remove(struct run_source *s, size_t durable, struct err *e)
     struct checkpoint *c = (struct checkpoint *)&s->plan->source->checkpoint; /* the one change ever made to a source */
 
     for (size_t i = 0; s->remove && i < c->shard_count; i++) {
-        bool hashed = !s->hash || s->sha256[i][0] != '\0';
+        bool hashed = !s->hash || s->recorded[i];
         if (!c->shards[i].removed && hashed && s->last_job[i] <= durable && s->last_job[i] > 0 &&
             !checkpoint_remove_shard(c, i, e))
             return err_in(e, "--delete-source");
@@ -176,5 +201,7 @@ void run_source_release(struct run_source *s)
     mem_free(s->last_job);
     mem_free(s->block);
     mem_free(s->recorded);
+    if (s->plan)
+        pthread_mutex_destroy(&s->lock);
     *s = (struct run_source){0};
 }

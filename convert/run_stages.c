@@ -1,4 +1,4 @@
-/* The stages of a run: read, work, write, hash. */
+/* The stages of a run: read, work, write, hash; and beside the last three, hash the source. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,8 +50,7 @@ static bool read_job(struct line *l, size_t number, struct err *e)
         if (!in[part].tensor)
             continue;
         slot->from.part[part] = slot->in + at;
-        if (!checkpoint_read(&p->source->checkpoint, in[part].tensor, in[part].offset, slot->in + at, in[part].bytes,
-                             e))
+        if (!plan_read(p, &in[part], slot->in + at, e))
             return false;
         at += (in[part].bytes + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN;
         progress_add(l->progress, in[part].bytes);
@@ -61,7 +60,9 @@ static bool read_job(struct line *l, size_t number, struct err *e)
 
 static bool reader_may_go(const struct line *l)
 {
-    return l->read < l->hashed + l->slot_count;
+    size_t done = l->source.hash && l->sourced < l->hashed ? l->sourced : l->hashed;
+
+    return l->read < done + l->slot_count;
 }
 
 static void *reader_main(void *arg)
@@ -207,9 +208,6 @@ static bool hash_job(struct line *l, size_t number, struct err *e)
     struct plan_slice out[PART_COUNT];
     bool finished = false;
 
-    if (!run_source_hash(&l->source, number, &slot->from, e))
-        return false;
-
     for (size_t o = 0; o < p->output_count; o++) {
         plan_job_out(p, job, o, out);
         for (enum part part = 0; part < PART_COUNT; part++) {
@@ -271,6 +269,27 @@ static void *hasher_main(void *arg)
     }
 }
 
+static void *source_hasher_main(void *arg)
+{
+    struct line *l = arg;
+
+    for (;;) {
+        struct err e = {0};
+        pthread_mutex_lock(&l->lock);
+        while (l->sourced < l->limit && l->sourced >= l->read)
+            pthread_cond_wait(&l->moved, &l->lock);
+        size_t job = l->sourced;
+        bool end = job >= l->limit;
+        pthread_mutex_unlock(&l->lock);
+        if (end)
+            return NULL;
+        if (!run_source_hash(&l->source, job, &l->slots[job % l->slot_count].from, &e))
+            line_fail(l, job, &e);
+        else
+            line_advance(l, &l->sourced);
+    }
+}
+
 /* ---- threads ---- */
 
 static void start_thread(pthread_t *thread, void *(*main)(void *), void *arg)
@@ -281,12 +300,13 @@ static void start_thread(pthread_t *thread, void *(*main)(void *), void *arg)
 
 void run_stages(struct line *l, unsigned threads)
 {
-    void *(*const stages[])(void *) = {reader_main, writer_main, hasher_main};
-    pthread_t stage_threads[3];
+    void *(*const stages[])(void *) = {reader_main, writer_main, hasher_main, source_hasher_main};
+    size_t stage_count = l->source.hash ? 4 : 3;
+    pthread_t stage_threads[4];
     pthread_t *worker_threads = mem_alloc(threads * sizeof *worker_threads);
     struct worker *workers = mem_alloc(threads * sizeof *workers);
 
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < stage_count; i++)
         start_thread(&stage_threads[i], stages[i], l);
     for (unsigned i = 0; i < threads; i++) {
         workers[i] = (struct worker){.line = l, .index = i};
@@ -294,7 +314,7 @@ void run_stages(struct line *l, unsigned threads)
     }
     for (unsigned i = 0; i < threads; i++)
         pthread_join(worker_threads[i], NULL);
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < stage_count; i++)
         pthread_join(stage_threads[i], NULL);
     mem_free(workers);
     mem_free(worker_threads);

@@ -2,16 +2,17 @@
 
 #include <assert.h>
 
-bool shard_file_open(struct shard_file *s, const char *path, uint64_t bytes, const void *prefix, size_t prefix_bytes,
-                     bool resume, struct err *e)
+bool shard_file_open(struct shard_file *s, const char *path, uint64_t bytes, const struct buf *prefix,
+                     const struct buf *suffix, bool resume, struct err *e)
 {
     if (!output_open(&s->file, path, bytes, resume, e))
         return false;
     s->open = true;
     s->file.keep = true;
     s->prefix = prefix;
-    s->prefix_bytes = prefix_bytes;
-    return output_write(&s->file, 0, prefix, prefix_bytes, e);
+    s->suffix = suffix;
+    return output_write(&s->file, 0, prefix->data, prefix->bytes, e) &&
+           output_write(&s->file, bytes - suffix->bytes, suffix->data, suffix->bytes, e);
 }
 
 bool shard_file_write(struct shard_file *s, uint64_t offset, const void *data, size_t bytes, struct err *e)
@@ -21,8 +22,11 @@ bool shard_file_write(struct shard_file *s, uint64_t offset, const void *data, s
 
 static void begin(struct shard_file *s)
 {
-    if (!s->hash.begun)
-        stream_hash_put(&s->hash, 0, s->prefix, s->prefix_bytes);
+    if (s->hash.begun)
+        return;
+    s->hash.read_again = s->hash_later;
+    stream_hash_put(&s->hash, 0, s->prefix->data, s->prefix->bytes);
+    stream_hash_put(&s->hash, s->file.bytes - s->suffix->bytes, s->suffix->data, s->suffix->bytes);
 }
 
 void shard_file_hash(struct shard_file *s, uint64_t offset, const void *data, size_t bytes)

@@ -15,19 +15,19 @@
 struct shard_file {
     struct output file;
     struct stream_hash hash;
-    uint64_t synced;    /* hash.given at the last sync */
-    const void *prefix; /* borrowed: the first bytes, hashed when hashing begins */
-    size_t prefix_bytes;
-    bool open; /* the writer's: set once */
-    bool done; /* the hasher's: durable under its name */
+    uint64_t synced;                   /* hash.given at the last sync */
+    const struct buf *prefix, *suffix; /* borrowed: the first and the last bytes, hashed when hashing begins */
+    bool open;                         /* the writer's: set once */
+    bool hash_later;                   /* before it is opened: not all pieces come by here; it is read again when whole */
+    bool done;                         /* the hasher's: durable under its name */
     char sha256[HASH_HEX_BYTES];
 };
 
-/* Creates the file with its first bytes; resume: what an earlier run left in it stays. s is zero; what is the hasher's
- * is not touched, as the hasher may look at it now. A shard file that is released
- * before its commit leaves its partial file: the stage it stands in is kept for a resume, or removed whole. */
-bool shard_file_open(struct shard_file *s, const char *path, uint64_t bytes, const void *prefix, size_t prefix_bytes,
-                     bool resume, struct err *e) CHECKED;
+/* Creates the file with its first and last bytes; resume: what an earlier run left in it stays. s is zero; what is the
+ * hasher's is not touched, as the hasher may look at it now. A shard file that is released before its commit leaves its
+ * partial file: the stage it stands in is kept for a resume, or removed whole. */
+bool shard_file_open(struct shard_file *s, const char *path, uint64_t bytes, const struct buf *prefix,
+                     const struct buf *suffix, bool resume, struct err *e) CHECKED;
 bool shard_file_write(struct shard_file *s, uint64_t offset, const void *data, size_t bytes, struct err *e) CHECKED;
 /* The same pieces, in any order, each once, after they were written. All below here is one thread's, the hasher's;
  * open and write are the writer's. */

@@ -72,6 +72,7 @@ static const struct field fields[] = {
     {"first_k_dense_replace",    AT(first_dense_layers),    NEED_MOE,    false, 0, 1000,     0},
     {"moe_layer_freq",           AT(moe_layer_freq),        OPTIONAL,    false, 1, 1000,     1},
     {"max_position_embeddings",  AT(max_positions),         NEED_ALWAYS, false, 1, 1u << 30, 0},
+    {"index_topk",               AT(index_topk),            OPTIONAL,    false, 1, 1u << 30, 0},
     /* clang-format on */
 };
 
@@ -433,7 +434,10 @@ static bool read_config(struct arch *arch, struct arena *a, struct config *c, st
         !read_rope(arch, c, e) || !read_optional_double(c, c->text, "rms_norm_eps", &arch->rms_norm_eps, e) ||
         !read_optional_bool(c->text, "tie_word_embeddings", &arch->tied_embeddings, e))
         return false;
-    return read_quantization(arch, a, c, e) || err_in(e, "'quantization_config'");
+    if (read_quantization(arch, a, c, e))
+        return true;
+    err_rule(e, "quant-config-malformed");
+    return err_in(e, "'quantization_config'");
 }
 
 bool arch_parse(struct arch *arch, struct arena *a, const char *config, size_t bytes, struct err *e)

@@ -42,6 +42,7 @@ struct arch {
     bool yarn_has_mscale, yarn_has_mscale_all_dim;
     uint64_t yarn_original_positions;
     uint64_t max_positions;
+    uint64_t index_topk;        /* V3.2: tokens that its sparse attention keeps; 0: dense attention */
     bool tied_embeddings;
     enum arch_quant quant;
     uint64_t quant_block_rows, quant_block_cols; /* weight_block_size or block_structure; 0 when absent */

@@ -21,19 +21,20 @@ struct opening {
     struct index index;
     struct arena arena;
     struct safetensors *headers; /* one a shard */
+    const struct err_sink *sink; /* NULL: the first defect ends it */
 };
 
-static void add_note(struct checkpoint *c, const char *note)
+static void add_note(struct checkpoint *c, const char *rule, const char *text)
 {
     bool full = !(c->note_count & (c->note_count - 1)); /* room doubles: 1, 2, 4, ... */
-    const char **notes = c->notes;
+    struct checkpoint_note *notes = c->notes;
 
     if (full) {
         notes = arena_array(&c->arena, c->note_count ? c->note_count * 2 : 1, sizeof *notes);
         for (size_t i = 0; i < c->note_count; i++)
             notes[i] = c->notes[i];
     }
-    notes[c->note_count++] = note;
+    notes[c->note_count++] = (struct checkpoint_note){.rule = rule, .text = text};
     c->notes = notes;
 }
 
@@ -71,8 +72,10 @@ static bool find_index(struct opening *o, struct err *e)
 {
     char *path = path_join(&o->arena, o->c->dir, INDEX_FILE_NAME);
 
-    if (!index_load(&o->index, &o->arena, path, CHECKPOINT_INDEX_BYTES_MAX, e))
-        return explain_link(path, e);
+    if (!index_load(&o->index, &o->arena, path, CHECKPOINT_INDEX_BYTES_MAX, e)) {
+        explain_link(path, e);
+        return err_rule(e, "index-malformed");
+    }
     o->c->indexed = true;
     name_shards(o->c, o->index.shards, o->index.shard_count);
     return true;
@@ -110,15 +113,19 @@ static bool find_single(struct opening *o, char **names, size_t name_count, stru
             found = names[i];
     }
     if (!found)
-        return err_set(e, ERR_FORMAT, "no " INDEX_FILE_NAME " and no " SUFFIX " file in '%s'", o->c->dir);
+        return err_broken(e, ERR_FORMAT, "shard-missing", "no " INDEX_FILE_NAME " and no " SUFFIX " file in '%s'",
+                          o->c->dir);
     if (count > 1 && strcmp(found, SINGLE_FILE_NAME) != 0)
-        return err_set(e, ERR_FORMAT, "no " INDEX_FILE_NAME " in '%s', but %zu " SUFFIX " files", o->c->dir, count);
+        return err_broken(e, ERR_FORMAT, "index-missing", "no " INDEX_FILE_NAME " in '%s', but %zu " SUFFIX " files",
+                          o->c->dir, count);
     if (checkpoint_shard_part(found, &part, &parts))
-        return err_set(e, ERR_FORMAT, "'%s' is part %" PRIu64 " of %" PRIu64 ", and there is no " INDEX_FILE_NAME " in '%s'",
-                       found, part, parts, o->c->dir);
+        return err_broken(e, ERR_FORMAT, "index-missing",
+                          "'%s' is part %" PRIu64 " of %" PRIu64 ", and there is no " INDEX_FILE_NAME " in '%s'", found,
+                          part, parts, o->c->dir);
     if (count > 1)
-        add_note(o->c, arena_printf(&o->c->arena, "%zu " SUFFIX " files beside '%s' are not read: there is no index",
-                                    count - 1, found));
+        add_note(o->c, "shard-unread",
+                 arena_printf(&o->c->arena, "%zu " SUFFIX " files beside '%s' are not read: there is no index",
+                              count - 1, found));
     name_shards(o->c, &found, 1);
     return true;
 }
@@ -191,7 +198,8 @@ static bool open_removed(struct opening *o, size_t i, struct err *e)
         return false;
     s->mtime_ns = file_mtime(&s->file);
     s->removed = true;
-    add_note(o->c, arena_printf(&o->c->arena, "shard '%s' was removed by --delete-source; only its header is left", s->name));
+    add_note(o->c, "shard-removed",
+             arena_printf(&o->c->arena, "shard '%s' was removed by --delete-source; only its header is left", s->name));
     if (!safetensors_read_cut(header, &o->arena, &s->file, e))
         return false;
     s->data_offset = s->bytes = header->data_offset;
@@ -218,8 +226,9 @@ static bool open_shard(struct opening *o, size_t i, struct err *e)
     s->data_offset = header->data_offset;
     s->mtime_ns = file_mtime(&s->file);
     if (header->ignored_fields)
-        add_note(o->c, arena_printf(&o->c->arena, "shard '%s': %zu unknown fields of tensors are ignored", s->name,
-                                    header->ignored_fields));
+        add_note(o->c, "header-fields",
+                 arena_printf(&o->c->arena, "shard '%s': %zu unknown fields of tensors are ignored", s->name,
+                              header->ignored_fields));
     return true;
 }
 
@@ -232,6 +241,21 @@ static const char *first_tensor_of(const struct index *x, size_t shard)
     return "";
 }
 
+/* Always false. */
+static bool refuse_shard(const struct opening *o, size_t i, struct err *e)
+{
+    const struct shard *s = &o->c->shards[i];
+    bool opened = s->file.fd_plus_1 != 0;
+
+    /* An index that promises what is not there is a broken checkpoint, not a system that refuses. */
+    if (o->c->indexed && e && e->code == ERR_IO && e->sys == ENOENT)
+        e->code = ERR_FORMAT;
+    err_rule(e, opened ? "shard-malformed" : "shard-missing");
+    if (o->c->indexed && !opened)
+        err_in(e, "the index names it for tensor '%s'", first_tensor_of(&o->index, i));
+    return err_in(e, "shard '%s'", s->name);
+}
+
 static bool open_shards(struct opening *o, struct err *e)
 {
     struct checkpoint *c = o->c;
@@ -239,14 +263,12 @@ static bool open_shards(struct opening *o, struct err *e)
     raise_descriptor_limit(c->shard_count);
     o->headers = arena_array(&o->arena, c->shard_count, sizeof *o->headers);
     for (size_t i = 0; i < c->shard_count; i++) {
-        if (open_shard(o, i, e))
+        if (open_shard(o, i, e) || refuse_shard(o, i, e))
             continue;
-        /* An index that promises what is not there is a broken checkpoint, not a system that refuses. */
-        if (c->indexed && e && e->code == ERR_IO && e->sys == ENOENT)
-            e->code = ERR_FORMAT;
-        if (c->indexed && !c->shards[i].file.fd_plus_1)
-            err_in(e, "the index names it for tensor '%s'", first_tensor_of(&o->index, i));
-        return err_in(e, "shard '%s'", c->shards[i].name);
+        if (!err_pass(o->sink, e))
+            return false;
+        c->shards[i].broken = true;
+        o->headers[i] = (struct safetensors){0};
     }
     return true;
 }
@@ -261,8 +283,8 @@ static bool add_tensor(struct checkpoint *c, const struct tensor *t, uint32_t sh
     c->tensors[i].shard = shard;
     c->tensors[i].name = arena_strdup(&c->arena, t->name);
     if (!map_put(&c->by_name, c->tensors[i].name, i))
-        return err_set(e, ERR_FORMAT, "tensor '%s' is in two shards, '%s' and '%s'", t->name,
-                       c->shards[checkpoint_find(c, t->name)->shard].name, c->shards[shard].name);
+        return err_broken(e, ERR_FORMAT, "tensor-twice", "tensor '%s' is in two shards, '%s' and '%s'", t->name,
+                          c->shards[checkpoint_find(c, t->name)->shard].name, c->shards[shard].name);
     c->tensor_count++;
     c->tensor_bytes += t->bytes;
     return true;
@@ -278,48 +300,68 @@ static bool collect_tensors(struct opening *o, struct err *e)
     c->tensors = arena_array(&c->arena, count, sizeof *c->tensors);
     for (size_t i = 0; i < c->shard_count; i++)
         for (size_t k = 0; k < o->headers[i].tensor_count; k++)
-            if (!add_tensor(c, &o->headers[i].tensors[k], (uint32_t)i, e))
+            if (!add_tensor(c, &o->headers[i].tensors[k], (uint32_t)i, e) && !err_pass(o->sink, e))
                 return false;
     return true;
 }
 
 /* ---- index and shards, both ways ---- */
 
+static bool check_entry(const struct checkpoint *c, const struct index_entry *entry, struct err *e)
+{
+    const struct tensor *t = checkpoint_find(c, entry->tensor);
+
+    if (!t)
+        return err_broken(e, ERR_FORMAT, "index-names-absent-tensor",
+                          "tensor '%s' is not in shard '%s', where the index has it", entry->tensor,
+                          c->shards[entry->shard].name);
+    return t->shard == entry->shard ||
+           err_broken(e, ERR_FORMAT, "index-wrong-shard", "tensor '%s' is in shard '%s', but the index has it in '%s'",
+                      entry->tensor, c->shards[t->shard].name, c->shards[entry->shard].name);
+}
+
 static bool check_entries(const struct opening *o, struct err *e)
 {
-    const struct checkpoint *c = o->c;
-
     for (size_t i = 0; i < o->index.entry_count; i++) {
         const struct index_entry *entry = &o->index.entries[i];
-        const struct tensor *t = checkpoint_find(c, entry->tensor);
-        if (!t)
-            return err_set(e, ERR_FORMAT, "tensor '%s' is not in shard '%s', where the index has it", entry->tensor,
-                           c->shards[entry->shard].name);
-        if (t->shard != entry->shard)
-            return err_set(e, ERR_FORMAT, "tensor '%s' is in shard '%s', but the index has it in '%s'", entry->tensor,
-                           c->shards[t->shard].name, c->shards[entry->shard].name);
+        if (o->c->shards[entry->shard].broken) /* said already */
+            continue;
+        if (!check_entry(o->c, entry, e) && !err_pass(o->sink, e))
+            return false;
     }
     return true;
 }
 
-/* The index has no name twice and all its names were found: equal counts mean nothing is left over. */
+static bool refuse_unlisted(const struct checkpoint *c, const struct tensor *t, struct err *e)
+{
+    return err_broken(e, ERR_FORMAT, "index-lacks-tensor", "tensor '%s' of shard '%s' is not in the index", t->name,
+                      c->shards[t->shard].name);
+}
+
 static bool check_leftovers(const struct opening *o, struct err *e)
 {
     const struct checkpoint *c = o->c;
     struct map named = {0};
-    const struct tensor *left = NULL;
+    bool ok = true;
 
-    if (o->index.entry_count == c->tensor_count)
+    /* The index has no name twice, and without a sink all its names were found: equal counts mean nothing is left. */
+    if (!o->sink && o->index.entry_count == c->tensor_count)
         return true;
     for (size_t i = 0; i < o->index.entry_count; i++)
         map_put(&named, o->index.entries[i].tensor, i);
-    for (size_t i = 0; i < c->tensor_count && !left; i++)
+    for (size_t i = 0; i < c->tensor_count && ok; i++)
         if (map_get(&named, c->tensors[i].name) == MAP_NONE)
-            left = &c->tensors[i];
+            ok = refuse_unlisted(c, &c->tensors[i], e) || err_pass(o->sink, e);
     map_release(&named);
-    assert(left);
-    return err_set(e, ERR_FORMAT, "tensor '%s' of shard '%s' is not in the index", left->name,
-                   c->shards[left->shard].name);
+    return ok;
+}
+
+static bool any_broken(const struct checkpoint *c)
+{
+    for (size_t i = 0; i < c->shard_count; i++)
+        if (c->shards[i].broken)
+            return true;
+    return false;
 }
 
 static bool check_index(struct opening *o, struct err *e)
@@ -330,9 +372,10 @@ static bool check_index(struct opening *o, struct err *e)
         return true;
     if (!check_entries(o, e) || !check_leftovers(o, e))
         return false;
-    if (o->index.has_total_size && o->index.total_size != c->tensor_bytes)
-        add_note(c, arena_printf(&c->arena, "index: total_size %" PRIu64 " is not the %" PRIu64 " that headers say",
-                                 o->index.total_size, c->tensor_bytes));
+    if (o->index.has_total_size && o->index.total_size != c->tensor_bytes && !any_broken(c))
+        add_note(c, "index-total-size",
+                 arena_printf(&c->arena, "index: total_size %" PRIu64 " is not the %" PRIu64 " that headers say",
+                              o->index.total_size, c->tensor_bytes));
     return true;
 }
 
@@ -357,7 +400,12 @@ static bool load_config(struct checkpoint *c, struct err *e)
 
 bool checkpoint_open(struct checkpoint *c, const char *path, struct err *e)
 {
-    struct opening o = {.c = c};
+    return checkpoint_open_all(c, path, NULL, e);
+}
+
+bool checkpoint_open_all(struct checkpoint *c, const char *path, const struct err_sink *sink, struct err *e)
+{
+    struct opening o = {.c = c, .sink = sink};
     bool ok = false;
 
     *c = (struct checkpoint){0};
@@ -387,6 +435,14 @@ bool checkpoint_read(const struct checkpoint *c, const struct tensor *t, uint64_
                        t->name);
     return file_read(&s->file, t->offset + offset, data, bytes, e) ||
            err_in(e, "shard '%s': tensor '%s'", s->name, t->name);
+}
+
+void checkpoint_expect(const struct checkpoint *c, const struct tensor *t)
+{
+    const struct shard *s = &c->shards[t->shard];
+
+    if (!s->removed)
+        file_expect(&s->file, t->offset, t->bytes);
 }
 
 void checkpoint_close(struct checkpoint *c)

@@ -166,25 +166,29 @@ static bool quantized_outside(const struct engine_weight *w)
 
 struct limit {
     bool (*broken)(const struct engine_weight *w);
+    const char *rule; /* its name for lint */
     const char *why;
 };
 
+#define RULE "engine-limit" /* of what has no name of its own */
+
 static const struct limit limits[] = {
-    {packed_kv_b, "SGLang reads kv_b_proj.weight directly and cannot load it packed; vLLM can"},
-    {marlin_linear, "vLLM's Marlin kernel needs rows in 64s and columns in 128s; it takes a slower one"},
-    {marlin_expert,
+    {packed_kv_b, "kv-b-packed", "SGLang reads kv_b_proj.weight directly and cannot load it packed; vLLM can"},
+    {marlin_linear, RULE, "vLLM's Marlin kernel needs rows in 64s and columns in 128s; it takes a slower one"},
+    {marlin_expert, RULE,
      "vLLM's Marlin kernel needs the hidden size in 128s and the expert width in 64s or whole groups; it "
      "takes a slower one"},
-    {marlin_group, "vLLM's Marlin kernel knows groups of 32, 64 and 128, and one per row; it takes a slower one"},
-    {asymmetric_expert, "vLLM's Marlin kernel for experts knows no zero points; it takes a slower one"},
-    {ragged_fp8, "vLLM and SGLang refuse FP8 matrices that are not whole blocks on every rank"},
-    {odd_fp8_block, "the FP8 kernels of vLLM and SGLang are made for 128 x 128 blocks"},
-    {e8m0_scales, "engines of DeepSeek-V3's time expect F32 scales; F8_E8M0 ones came with V4"},
-    {quantized_outside, "no published checkpoint quantizes it; engines build this layer without a quantized form"},
+    {marlin_group, RULE, "vLLM's Marlin kernel knows groups of 32, 64 and 128, and one per row; it takes a slower one"},
+    {asymmetric_expert, RULE, "vLLM's Marlin kernel for experts knows no zero points; it takes a slower one"},
+    {ragged_fp8, RULE, "vLLM and SGLang refuse FP8 matrices that are not whole blocks on every rank"},
+    {odd_fp8_block, RULE, "the FP8 kernels of vLLM and SGLang are made for 128 x 128 blocks"},
+    {e8m0_scales, RULE, "engines of DeepSeek-V3's time expect F32 scales; F8_E8M0 ones came with V4"},
+    {quantized_outside, "quantized-outside",
+     "no published checkpoint quantizes it; engines build this layer without a quantized form"},
 };
 
 struct talk {
-    void (*say)(void *ctx, const char *line);
+    void (*say)(void *ctx, const char *rule, const char *line);
     void *ctx;
 };
 
@@ -217,7 +221,7 @@ static void say_breach(const struct limit *l, const struct breach *b, const stru
         snprintf(more, sizeof more, " (and %zu more of role %s)", b->count - 1, role_get(w->id.role)->name);
     snprintf(line, sizeof line, "'%s' [%" PRIu64 ", %" PRIu64 "] as %s%s: %s", w->module, w->rows, w->cols,
              scheme_text(b->first->scheme, scheme), more, l->why);
-    talk->say(talk->ctx, line);
+    talk->say(talk->ctx, l->rule, line);
 }
 
 static const struct engine_weight *find_kind(const struct engine_weight *w, size_t count, bool (*is)(enum scheme_kind))
@@ -241,8 +245,9 @@ static bool kind_is_int4(enum scheme_kind kind)
 static void say_mixed(const struct engine_weight *w, size_t count, const struct talk *talk)
 {
     if (find_kind(w, count, kind_is_fp8) && find_kind(w, count, kind_is_int4))
-        talk->say(talk->ctx, "FP8 and int4 in one checkpoint need two config groups and format \"mixed-precision\": "
-                             "llama.cpp's converter refuses that, and engines accept it since recent versions only");
+        talk->say(talk->ctx, RULE,
+                  "FP8 and int4 in one checkpoint need two config groups and format \"mixed-precision\": "
+                  "llama.cpp's converter refuses that, and engines accept it since recent versions only");
 }
 
 static const struct engine_weight *find_role(const struct engine_weight *w, size_t count, enum role role)
@@ -265,11 +270,11 @@ static void say_shared(const struct engine_weight *w, size_t count, const struct
              "shared experts are %s and routed ones %s: where SGLang runs the shared expert as one more routed one, it "
              "needs --disable-shared-experts-fusion",
              scheme_text(shared->scheme, a), scheme_text(routed->scheme, b));
-    talk->say(talk->ctx, line);
+    talk->say(talk->ctx, RULE, line);
 }
 
-void engine_check_limits(const struct engine_weight *w, size_t count, void (*say)(void *ctx, const char *line),
-                         void *ctx)
+void engine_check_limits(const struct engine_weight *w, size_t count,
+                         void (*say)(void *ctx, const char *rule, const char *line), void *ctx)
 {
     const struct talk talk = {.say = say, .ctx = ctx};
     struct breach breaches[LIMIT_COUNT][ROLE_COUNT] = {0};

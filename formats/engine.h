@@ -23,8 +23,9 @@ struct engine_weight {
  * schemes and the engines' reason. */
 bool engine_check_fused(const struct engine_weight *w, size_t count, struct err *e) CHECKED;
 
-/* Harmless-looking choices that an engine refuses or runs slowly: reported, one line each, through `say`. */
-void engine_check_limits(const struct engine_weight *w, size_t count, void (*say)(void *ctx, const char *line),
-                         void *ctx);
+/* Harmless-looking choices that an engine refuses or runs slowly: reported, one line each, through `say`, with
+ * the rule's name: "engine-limit", or one of its own. */
+void engine_check_limits(const struct engine_weight *w, size_t count,
+                         void (*say)(void *ctx, const char *rule, const char *line), void *ctx);
 
 #endif

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "formats/base/hash.h"
+#include "formats/base/utf8.h"
 #include "formats/json.h"
 
 /* Tensor objects have three keys, tables of weights thousands. */
@@ -101,46 +102,6 @@ static bool refuse_byte(const struct scan *s, const char *wanted)
     return refuse(s, s->at, what);
 }
 
-/* ---- UTF-8 ---- */
-
-/* Bytes of the well-formed sequence at p, 0: there is none. Unicode's table 3-7. */
-static size_t utf8_sequence(const unsigned char *p, size_t left)
-{
-    unsigned char low = 0x80, high = 0xbf;
-    size_t bytes = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : p[0] < 0xf5 ? 4 : 0;
-
-    if (bytes > left)
-        return 0;
-    if (p[0] == 0xe0)
-        low = 0xa0; /* shorter forms exist */
-    if (p[0] == 0xed)
-        high = 0x9f; /* surrogates */
-    if (p[0] == 0xf0)
-        low = 0x90;
-    if (p[0] == 0xf4)
-        high = 0x8f; /* past U+10FFFF */
-    for (size_t i = 1; i < bytes; i++) {
-        if (p[i] < low || p[i] > high)
-            return 0;
-        low = 0x80;
-        high = 0xbf;
-    }
-    return bytes;
-}
-
-size_t json_utf8_end(const char *text, size_t bytes)
-{
-    size_t at = 0;
-
-    while (at < bytes) {
-        size_t step = utf8_sequence((const unsigned char *)text + at, bytes - at);
-        if (!step)
-            break;
-        at += step;
-    }
-    return at;
-}
-
 /* ---- strings ---- */
 
 static int hex_digit(char c)
@@ -228,29 +189,6 @@ static bool scan_string(struct scan *s, size_t *begin, bool *escaped)
     return refuse(s, opening, "string without an end");
 }
 
-static void add_utf8(struct buf *out, uint32_t code)
-{
-    char b[4];
-    size_t bytes = 0;
-
-    if (code < 0x80) {
-        b[bytes++] = (char)code;
-    } else if (code < 0x800) {
-        b[bytes++] = (char)(0xc0 | code >> 6);
-        b[bytes++] = (char)(0x80 | (code & 0x3f));
-    } else if (code < 0x10000) {
-        b[bytes++] = (char)(0xe0 | code >> 12);
-        b[bytes++] = (char)(0x80 | (code >> 6 & 0x3f));
-        b[bytes++] = (char)(0x80 | (code & 0x3f));
-    } else {
-        b[bytes++] = (char)(0xf0 | code >> 18);
-        b[bytes++] = (char)(0x80 | (code >> 12 & 0x3f));
-        b[bytes++] = (char)(0x80 | (code >> 6 & 0x3f));
-        b[bytes++] = (char)(0x80 | (code & 0x3f));
-    }
-    buf_add(out, b, bytes);
-}
-
 void json_unescape(struct buf *out, const char *content, size_t bytes)
 {
     static const char letters[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
@@ -260,6 +198,7 @@ void json_unescape(struct buf *out, const char *content, size_t bytes)
         const char *p = content + at;
         const char *backslash = memchr(p, '\\', bytes - at);
         size_t plain = backslash ? (size_t)(backslash - p) : bytes - at;
+        char character[UTF8_BYTES_MAX];
         uint32_t code = 0;
 
         if (plain) {
@@ -278,7 +217,7 @@ void json_unescape(struct buf *out, const char *content, size_t bytes)
             code = 0x10000 + ((code - 0xd800) << 10) + ((uint32_t)hex4(p + 8) - 0xdc00);
             at += 6;
         }
-        add_utf8(out, code);
+        buf_add(out, character, utf8_put(code, character));
     }
 }
 
@@ -623,10 +562,10 @@ static bool scan_token(struct scan *s, enum expect *expect)
 static bool scan_text(struct scan *s)
 {
     enum expect expect = EXPECT_VALUE;
-    size_t utf8_end = json_utf8_end(s->text, s->bytes);
+    size_t valid_bytes = utf8_end(s->text, s->bytes);
 
-    if (utf8_end < s->bytes)
-        return refuse(s, utf8_end, "invalid UTF-8");
+    if (valid_bytes < s->bytes)
+        return refuse(s, valid_bytes, "invalid UTF-8");
     if (s->bytes >= 3 && !memcmp(s->text, "\xef\xbb\xbf", 3))
         return refuse(s, 0, "byte order mark");
     if ((s->flags & JSON_NO_LEADING_SPACE) && s->bytes && strchr(" \t\r\n/", s->text[0]))

@@ -29,7 +29,4 @@ bool json_scan(char *text, size_t bytes, unsigned flags, struct json_numbers *n,
 /* Appends what stands between the quotes of a valid string token, unescaped. */
 void json_unescape(struct buf *out, const char *content, size_t bytes);
 
-/* The first byte that does not belong to well-formed UTF-8; `bytes` when all do. */
-size_t json_utf8_end(const char *text, size_t bytes);
-
 #endif

@@ -27,16 +27,18 @@ static bool header_length(const uint8_t *head, uint64_t file_bytes, uint64_t *he
     uint64_t n = 0;
 
     if (file_bytes < LENGTH_BYTES)
-        return err_set(e, ERR_FORMAT, "no room for the header's length: the file has %" PRIu64 " bytes, it takes %u",
-                       file_bytes, LENGTH_BYTES);
+        return err_broken(e, ERR_FORMAT, "shard-truncated",
+                          "no room for the header's length: the file has %" PRIu64 " bytes, it takes %u", file_bytes,
+                          LENGTH_BYTES);
     for (unsigned i = LENGTH_BYTES; i-- > 0;)
         n = n << 8 | head[i];
     if (n > SAFETENSORS_HEADER_BYTES_MAX)
         return err_set(e, ERR_LIMIT, "header length %" PRIu64 " is past the limit of %u", n,
                        SAFETENSORS_HEADER_BYTES_MAX);
     if (n > file_bytes - LENGTH_BYTES)
-        return err_set(e, ERR_FORMAT, "header length %" PRIu64 " is past the %" PRIu64 " bytes behind it in the file",
-                       n, file_bytes - LENGTH_BYTES);
+        return err_broken(e, ERR_FORMAT, "shard-truncated",
+                          "header length %" PRIu64 " is past the %" PRIu64 " bytes behind it in the file", n,
+                          file_bytes - LENGTH_BYTES);
     *header_bytes = n;
     return true;
 }
@@ -49,14 +51,24 @@ static bool read_metadata(struct reading *r, const struct json *v, struct err *e
         return true;
     if (json_type(v) != JSON_OBJECT)
         return err_set(e, ERR_FORMAT, "'__metadata__' is %s, not an object", json_type_name(json_type(v)));
+    r->s->metadata = arena_array(r->arena, json_count(v), sizeof *r->s->metadata);
     for (const struct json *m = json_first(v); m; m = json_next(m)) {
         if (json_type(m) != JSON_STRING)
             return err_set(e, ERR_FORMAT, "'__metadata__': '%s' is %s, not a string", json_key(m),
                            json_type_name(json_type(m)));
-        if (!strcmp(json_key(m), "format"))
-            r->s->metadata_format = arena_strdup(r->arena, json_string(m));
+        r->s->metadata[r->s->metadata_count++] = (struct safetensors_meta){
+            .key = arena_strdup(r->arena, json_key(m)), .value = arena_strdup(r->arena, json_string(m))};
     }
+    r->s->metadata_format = safetensors_meta(r->s, "format");
     return true;
+}
+
+const char *safetensors_meta(const struct safetensors *s, const char *key)
+{
+    for (size_t i = 0; i < s->metadata_count; i++)
+        if (strcmp(s->metadata[i].key, key) == 0)
+            return s->metadata[i].value;
+    return NULL;
 }
 
 static bool read_dtype(struct tensor *t, const struct json *v, struct err *e)
@@ -212,8 +224,9 @@ static bool place_tensors(struct safetensors *s, uint64_t file_bytes, struct err
         t->offset += s->data_offset; /* may wrap; then the end is past the file, below */
     }
     if (running > data_bytes)
-        return err_set(e, ERR_FORMAT, "data is missing: the tensors take %" PRIu64 " bytes, the file has %" PRIu64,
-                       running, data_bytes);
+        return err_broken(e, ERR_FORMAT, "shard-truncated",
+                          "data is missing: the tensors take %" PRIu64 " bytes, the file has %" PRIu64, running,
+                          data_bytes);
     if (running < data_bytes && file_bytes != SAFETENSORS_ANY_BYTES)
         return err_set(e, ERR_FORMAT,
                        "data behind the last tensor: the tensors take %" PRIu64 " bytes, the file has %" PRIu64,

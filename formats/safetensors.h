@@ -21,10 +21,17 @@
 /* fastsafetensors reads in O_DIRECT units; a data area that starts on one needs no move. */
 #define SAFETENSORS_DATA_ALIGN 4096u
 
+/* One member of "__metadata__". */
+struct safetensors_meta {
+    const char *key, *value;
+};
+
 struct safetensors {
     struct tensor *tensors; /* in the arena, by offset; .offset counts from the start of the file, .shard is 0 */
     size_t tensor_count;
     uint64_t data_offset; /* 8 + N */
+    struct safetensors_meta *metadata; /* in the file's order; in the arena */
+    size_t metadata_count;
     const char *metadata_format; /* "__metadata__".format, or NULL */
     size_t ignored_fields;       /* extra keys in tensor objects, accepted with a note */
 };
@@ -49,6 +56,15 @@ bool safetensors_read_cut(struct safetensors *s, struct arena *a, const struct f
  * the hub's limit. The offsets of data depend on the header's size: call it once the order is final. */
 bool safetensors_layout(struct buf *head, struct tensor *const *tensors, size_t count, uint64_t *file_bytes,
                         struct err *e) CHECKED;
+/* The same with metadata of one's own, in place of {"format": "pt"} that says "a checkpoint", and with data that starts
+ * at a multiple of align. */
+bool safetensors_layout_meta(struct buf *head, const struct safetensors_meta *metadata, size_t metadata_count,
+                             size_t align, struct tensor *const *tensors, size_t count, uint64_t *file_bytes,
+                             struct err *e) CHECKED;
+/* What safetensors_layout writes. */
+extern const struct safetensors_meta safetensors_checkpoint_meta;
+/* NULL: no such member. */
+const char *safetensors_meta(const struct safetensors *s, const char *key);
 /* An upper bound of the header bytes one tensor takes: for planning shard sizes. */
 size_t safetensors_header_bytes(const struct tensor *t);
 

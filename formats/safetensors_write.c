@@ -8,6 +8,9 @@
 
 #define LENGTH_BYTES 8u
 
+/* transformers refuses a metadata block with another format, and older releases one that is absent. */
+const struct safetensors_meta safetensors_checkpoint_meta = {"format", "pt"};
+
 static void put_tensor(struct json_writer *w, const struct tensor *t, uint64_t begin)
 {
     json_begin_object(w, t->name);
@@ -24,12 +27,12 @@ static void put_tensor(struct json_writer *w, const struct tensor *t, uint64_t b
 }
 
 /* Spaces up to the next unit, so that data starts on one. */
-static void pad(struct buf *head)
+static void pad(struct buf *head, size_t align)
 {
-    size_t rest = head->bytes % SAFETENSORS_DATA_ALIGN;
+    size_t rest = head->bytes % align;
 
     if (rest)
-        buf_printf(head, "%*s", (int)(SAFETENSORS_DATA_ALIGN - rest), "");
+        buf_printf(head, "%*s", (int)(align - rest), "");
 }
 
 static void put_length(struct buf *head)
@@ -43,15 +46,23 @@ static void put_length(struct buf *head)
 bool safetensors_layout(struct buf *head, struct tensor *const *tensors, size_t count, uint64_t *file_bytes,
                         struct err *e)
 {
+    return safetensors_layout_meta(head, &safetensors_checkpoint_meta, 1, SAFETENSORS_DATA_ALIGN, tensors, count,
+                                   file_bytes, e);
+}
+
+bool safetensors_layout_meta(struct buf *head, const struct safetensors_meta *metadata, size_t metadata_count,
+                             size_t align, struct tensor *const *tensors, size_t count, uint64_t *file_bytes,
+                             struct err *e)
+{
     struct json_writer w = {.out = head, .compact = true};
     uint64_t running = 0;
 
     assert(head->bytes == 0);
     buf_add(head, (const uint8_t[LENGTH_BYTES]){0}, LENGTH_BYTES);
     json_begin_object(&w, NULL);
-    /* transformers refuses a metadata block with another format, and older releases one that is absent. */
     json_begin_object(&w, "__metadata__");
-    json_put_string(&w, "format", "pt");
+    for (size_t i = 0; i < metadata_count; i++)
+        json_put_string(&w, metadata[i].key, metadata[i].value);
     json_end(&w, '}');
     for (size_t i = 0; i < count; i++) {
         uint64_t bytes = 0;
@@ -61,7 +72,7 @@ bool safetensors_layout(struct buf *head, struct tensor *const *tensors, size_t 
         running += bytes;
     }
     json_end(&w, '}');
-    pad(head);
+    pad(head, align);
     if (head->bytes - LENGTH_BYTES > SAFETENSORS_HEADER_BYTES_HUB)
         return err_set(e, ERR_LIMIT,
                        "a header of %zu bytes for %zu tensors is past the limit of %u; use smaller shards",

@@ -19,6 +19,8 @@ static const char *const method_names[METHOD_COUNT] = {
     [METHOD_ROUND] = "round",
     [METHOD_ABSMAX] = "absmax",
     [METHOD_SEARCH] = "search",
+    [METHOD_GPTQ] = "gptq",
+    [METHOD_LDLQ] = "ldlq",
 };
 
 struct scale_info {
@@ -36,6 +38,11 @@ const char *scheme_kind_name(enum scheme_kind kind)
 {
     assert(kind < SCHEME_KIND_COUNT);
     return kind_names[kind];
+}
+
+bool method_is_calibrated(enum method method)
+{
+    return method == METHOD_GPTQ || method == METHOD_LDLQ;
 }
 
 const char *scheme_method_name(enum method method)
@@ -254,6 +261,53 @@ void scheme_slice(const struct scheme *s, enum part part, uint64_t rows, uint64_
     }
     *offset = bytes_before(s, part, cols, row);
     *bytes = bytes_before(s, part, cols, row + count) - *offset;
+}
+
+uint32_t scheme_col_multiple(const struct scheme *s)
+{
+    if (s->kind == SCHEME_FP8_BLOCK)
+        return s->block_cols;
+    if (s->kind != SCHEME_INT4)
+        return 1;
+    uint32_t group = s->group_cols > 0 ? s->group_cols : 1;
+    return group % 8 == 0 ? group : 8 % group == 0 ? 8 : 8 * group;
+}
+
+/* Bytes of the first `col` columns in one line of a part. */
+static uint64_t bytes_left_of(const struct scheme *s, enum part part, uint64_t col)
+{
+    if (part == PART_CODES) {
+        if (is_fp8(s->kind))
+            return col;
+        return s->kind == SCHEME_INT4 ? ceil_div(col, 8) * 4 : elems_bytes(s->dtype, col);
+    }
+    uint64_t scales = scale_cols(s, col);
+    return part == PART_ZERO_POINT ? scales * 4 : elems_bytes(scale_infos[s->scale].dtype, scales);
+}
+
+struct scheme_window scheme_window(const struct scheme *s, enum part part, uint64_t rows, uint64_t cols, uint64_t row,
+                                   uint64_t count, uint64_t col, uint64_t width)
+{
+    struct scheme_window w = {0};
+    uint64_t bytes = 0;
+
+    scheme_slice(s, part, rows, cols, row, count, &w.offset, &bytes);
+    if (bytes == 0 || width == 0)
+        return (struct scheme_window){0};
+    assert(col % scheme_col_multiple(s) == 0 && (width == cols - col || (col + width) % scheme_col_multiple(s) == 0));
+    bool one_line = width == cols || (part == PART_SCALE && s->kind == SCHEME_FP8_TENSOR);
+    w.stride_bytes = one_line ? bytes : bytes_left_of(s, part, cols);
+    w.lines = bytes / w.stride_bytes;
+    /* A scale for all columns stands in every window of them. */
+    bool shared = part != PART_CODES && (s->kind == SCHEME_FP8_CHANNEL || (s->kind == SCHEME_INT4 && !s->group_cols));
+    if (one_line || shared) {
+        w.line_bytes = w.stride_bytes;
+        return w;
+    }
+    uint64_t before = bytes_left_of(s, part, col);
+    w.offset += before;
+    w.line_bytes = bytes_left_of(s, part, col + width) - before;
+    return w;
 }
 
 double scheme_bits_per_weight(const struct scheme *s, uint64_t rows, uint64_t cols)

@@ -39,6 +39,8 @@ enum method {
     METHOD_ROUND,  /* one rounding to nearest even (float targets) */
     METHOD_ABSMAX, /* scale from the largest magnitude, round to nearest */
     METHOD_SEARCH, /* scale search with least squares: quant/search.h */
+    METHOD_GPTQ,   /* calibrated: the textbook's error feedback, for comparison: quant/calibrated.h */
+    METHOD_LDLQ,   /* calibrated: searched scales and error feedback through shrunk moments */
     METHOD_COUNT
 };
 
@@ -68,7 +70,8 @@ struct part_layout {
 };
 
 const char *scheme_kind_name(enum scheme_kind kind); /* "fp8_block", "int4", ... */
-const char *scheme_method_name(enum method method);  /* "copy", "round", "absmax", "search" */
+bool method_is_calibrated(enum method method); /* needs the inputs of the linear: gptq, ldlq */
+const char *scheme_method_name(enum method method);  /* "copy", "round", "absmax", "search", "gptq", "ldlq" */
 /* "int4 g128", "int4 g32 asym", "fp8 128x128 pow2", "BF16": for tables and quern.json; returns text. */
 #define SCHEME_TEXT 64
 const char *scheme_text(const struct scheme *s, char text[SCHEME_TEXT]);
@@ -86,6 +89,17 @@ uint32_t scheme_row_multiple(const struct scheme *s);
  * does too, or is rows. */
 void scheme_slice(const struct scheme *s, enum part part, uint64_t rows, uint64_t cols, uint64_t row, uint64_t count,
                   uint64_t *offset, uint64_t *bytes);
+/* Columns a window must begin at a multiple of: 1, 8 (packed codes), the group, or block_cols. */
+uint32_t scheme_col_multiple(const struct scheme *s);
+/* Where the window [row, row + count) x [col, col + width) of a [rows, cols] matrix stands in a part: `lines` byte
+ * ranges of line_bytes each, stride_bytes apart. A part without a share in the window has no lines; a per-tensor or
+ * per-row scale is the same whatever the columns. rows as for scheme_slice; col obeys scheme_col_multiple, and
+ * col + width does too, or is cols. */
+struct scheme_window {
+    uint64_t offset, line_bytes, stride_bytes, lines;
+};
+struct scheme_window scheme_window(const struct scheme *s, enum part part, uint64_t rows, uint64_t cols, uint64_t row,
+                                   uint64_t count, uint64_t col, uint64_t width);
 /* Bits per weight of all parts but the shape. */
 double scheme_bits_per_weight(const struct scheme *s, uint64_t rows, uint64_t cols);
 

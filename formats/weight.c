@@ -13,6 +13,7 @@ struct pairing {
     const struct checkpoint *c;
     const struct arch *arch;
     bool read_shapes;
+    const struct err_sink *sink; /* NULL: the first defect ends it */
 };
 
 static uint64_t ceil_div(uint64_t n, uint64_t by)
@@ -55,8 +56,8 @@ static bool add_weight(struct pairing *p, const struct tensor *t, const struct t
     w->name = logical_name(&ws->arena, t, id);
     w->parts[PART_CODES] = t;
     if (!map_put(&ws->by_name, w->name, ws->count))
-        return err_set(e, ERR_FORMAT, "module '%s' has both '%s' and '%s'", w->module,
-                       ws->items[map_get(&ws->by_name, w->name)].parts[PART_CODES]->name, t->name);
+        return err_broken(e, ERR_FORMAT, "weight-twice", "module '%s' has both '%s' and '%s'", w->module,
+                          ws->items[map_get(&ws->by_name, w->name)].parts[PART_CODES]->name, t->name);
     ws->count++;
     return true;
 }
@@ -91,32 +92,35 @@ static bool attach(const struct pairing *p, const struct tensor *t, const struct
     struct weight *w;
 
     if (id->part == NAME_G_IDX)
-        return err_set(e, ERR_UNSUPPORTED, "tensor '%s': columns in activation order (g_idx) cannot be read", t->name);
+        return err_broken(e, ERR_UNSUPPORTED, "columns-reordered",
+                          "tensor '%s': columns in activation order (g_idx) cannot be read", t->name);
     w = owner(p, t, id);
     if (!w)
-        return err_set(e, ERR_FORMAT,
-                       "tensor '%s' belongs to no weight: there is no '%.*s.weight' nor '.weight_packed'", t->name,
-                       (int)id->module_bytes, t->name);
+        return err_broken(e, ERR_FORMAT, "part-orphan",
+                          "tensor '%s' belongs to no weight: there is no '%.*s.weight' nor '.weight_packed'", t->name,
+                          (int)id->module_bytes, t->name);
     const struct tensor **slot = id->part == NAME_INPUT_SCALE ? &w->input_scale : &w->parts[parts[id->part]];
     if (*slot)
-        return err_set(e, ERR_FORMAT, "weight '%s' has two scales, '%s' and '%s'", w->name, (*slot)->name, t->name);
+        return err_broken(e, ERR_FORMAT, "scale-twice", "weight '%s' has two scales, '%s' and '%s'", w->name,
+                          (*slot)->name, t->name);
     *slot = t;
     return true;
 }
 
 /* ---- pass 3: how it is stored ---- */
 
-static bool wrong_shape(const struct tensor *t, uint32_t rank, const uint64_t *dims, const char *why, struct err *e)
+static bool wrong_shape(const struct tensor *t, const char *rule, uint32_t rank, const uint64_t *dims, const char *why,
+                        struct err *e)
 {
     char got[TENSOR_SHAPE_TEXT], want[TENSOR_SHAPE_TEXT];
 
-    return err_set(e, ERR_FORMAT, "tensor '%s' is %s, not the %s that %s", t->name,
-                   tensor_shape_text(t->rank, t->dims, got), tensor_shape_text(rank, dims, want), why);
+    return err_broken(e, ERR_FORMAT, rule, "tensor '%s' is %s, not the %s that %s", t->name,
+                      tensor_shape_text(t->rank, t->dims, got), tensor_shape_text(rank, dims, want), why);
 }
 
-static bool wrong_dtype(const struct tensor *t, const char *want, struct err *e)
+static bool wrong_dtype(const struct tensor *t, const char *rule, const char *want, struct err *e)
 {
-    return err_set(e, ERR_UNSUPPORTED, "tensor '%s' is %s, not %s", t->name, dtype_get(t->dtype)->name, want);
+    return err_broken(e, ERR_UNSUPPORTED, rule, "tensor '%s' is %s, not %s", t->name, dtype_get(t->dtype)->name, want);
 }
 
 static bool is_shape(const struct tensor *t, uint64_t rows, uint64_t cols)
@@ -128,16 +132,16 @@ static bool check_matrix(const struct tensor *t, struct err *e)
 {
     char got[TENSOR_SHAPE_TEXT];
 
-    return t->rank == 2 ||
-           err_set(e, ERR_FORMAT, "tensor '%s' is %s, not a matrix", t->name, tensor_shape_text(t->rank, t->dims, got));
+    return t->rank == 2 || err_broken(e, ERR_FORMAT, "shape-mismatch", "tensor '%s' is %s, not a matrix", t->name,
+                                      tensor_shape_text(t->rank, t->dims, got));
 }
 
 static bool check_vector(const struct tensor *t, struct err *e)
 {
     char got[TENSOR_SHAPE_TEXT];
 
-    return t->rank == 1 ||
-           err_set(e, ERR_FORMAT, "tensor '%s' is %s, not a vector", t->name, tensor_shape_text(t->rank, t->dims, got));
+    return t->rank == 1 || err_broken(e, ERR_FORMAT, "shape-mismatch", "tensor '%s' is %s, not a vector", t->name,
+                                      tensor_shape_text(t->rank, t->dims, got));
 }
 
 static bool is_vector(enum role role)
@@ -154,7 +158,7 @@ static bool check_arch(const struct pairing *p, const struct weight *w, struct e
     if (w->id.part == NAME_BIAS || !arch_shape(p->arch, w->id.role, &want[0], &want[1]))
         return true;
     return is_shape(w->parts[PART_CODES], want[0], want[1]) ||
-           wrong_shape(w->parts[PART_CODES], 2, want, "config.json promises", e);
+           wrong_shape(w->parts[PART_CODES], "shape-mismatch", 2, want, "config.json promises", e);
 }
 
 static enum scale_kind scale_kind_of(enum dtype_id id)
@@ -196,7 +200,7 @@ static bool resolve_fp8_block(const struct pairing *p, struct weight *w, bool in
         return true;
     char codes[TENSOR_SHAPE_TEXT];
     tensor_shape_text(2, w->parts[PART_CODES]->dims, codes);
-    return wrong_shape(scale, 2, grid, "its codes need", e) ||
+    return wrong_shape(scale, "scale-shape", 2, grid, "its codes need", e) ||
            err_in(e, "codes %s in blocks of %u x %u", codes, w->stored.block_rows, w->stored.block_cols);
 }
 
@@ -205,13 +209,14 @@ static bool resolve_fp8(const struct pairing *p, struct weight *w, struct err *e
     const struct tensor *scale = w->parts[PART_SCALE];
 
     if (!scale)
-        return err_set(e, ERR_FORMAT, "tensor '%s' holds F8_E4M3 codes, but there is no '%s_scale_inv' nor '%s_scale'",
-                       w->name, w->name, w->name);
+        return err_broken(e, ERR_FORMAT, "scale-missing",
+                          "tensor '%s' holds F8_E4M3 codes, but there is no '%s_scale_inv' nor '%s_scale'", w->name,
+                          w->name, w->name);
     if (!check_matrix(w->parts[PART_CODES], e))
         return false;
     w->stored.scale = scale_kind_of(scale->dtype);
     if (w->stored.scale == SCALE_NONE)
-        return wrong_dtype(scale, "F32, BF16, F16 or F8_E8M0 as scales are", e);
+        return wrong_dtype(scale, "scale-dtype", "F32, BF16, F16 or F8_E8M0 as scales are", e);
     if (ends_with(scale->name, "_inv"))
         return resolve_fp8_block(p, w, true, e);
     /* A one-row matrix has the same numbers either way. */
@@ -221,7 +226,8 @@ static bool resolve_fp8(const struct pairing *p, struct weight *w, struct err *e
         w->stored.kind = SCHEME_FP8_CHANNEL;
     else
         return resolve_fp8_block(p, w, false, e);
-    return w->stored.scale != SCALE_E8M0 || wrong_dtype(scale, "F32, BF16 or F16 as scales of rows are", e);
+    return w->stored.scale != SCALE_E8M0 ||
+           wrong_dtype(scale, "scale-dtype", "F32, BF16 or F16 as scales of rows are", e);
 }
 
 /* The two numbers of weight_shape. */
@@ -236,7 +242,7 @@ static bool read_shape(const struct pairing *p, const struct tensor *t, uint64_t
     for (size_t i = 0; i < 2; i++) {
         int64_t value = t->dtype == DTYPE_I64 ? wide[i] : narrow[i];
         if (value < 0)
-            return err_set(e, ERR_FORMAT, "tensor '%s' holds %" PRId64, t->name, value);
+            return err_broken(e, ERR_FORMAT, "packed-shape", "tensor '%s' holds %" PRId64, t->name, value);
         shape[i] = (uint64_t)value;
     }
     return true;
@@ -248,10 +254,11 @@ static bool check_shape_tensor(const struct weight *w, struct err *e)
     const struct tensor *t = w->parts[PART_SHAPE];
 
     if (!t)
-        return err_set(e, ERR_FORMAT, "tensor '%s' has no '%s_shape'", w->parts[PART_CODES]->name, w->name);
+        return err_broken(e, ERR_FORMAT, "packed-shape", "tensor '%s' has no '%s_shape'", w->parts[PART_CODES]->name,
+                          w->name);
     if (t->dtype != DTYPE_I32 && t->dtype != DTYPE_I64)
-        return wrong_dtype(t, "I32 or I64", e);
-    return (t->rank == 1 && t->dims[0] == 2) || wrong_shape(t, 1, two, "a matrix needs", e);
+        return wrong_dtype(t, "packed-shape", "I32 or I64", e);
+    return (t->rank == 1 && t->dims[0] == 2) || wrong_shape(t, "packed-shape", 1, two, "a matrix needs", e);
 }
 
 /* The logical shape: config.json's where it knows the role, and weight_shape's, which must agree. */
@@ -265,10 +272,10 @@ static bool find_int4_shape(const struct pairing *p, struct weight *w, struct er
         if (!read_shape(p, shape, told, e))
             return false;
         if (known && (told[0] != want[0] || told[1] != want[1]))
-            return err_set(e, ERR_FORMAT,
-                           "tensor '%s' says [%" PRIu64 ", %" PRIu64 "], but config.json promises [%" PRIu64
-                           ", %" PRIu64 "]",
-                           shape->name, told[0], told[1], want[0], want[1]);
+            return err_broken(e, ERR_FORMAT, "packed-shape",
+                              "tensor '%s' says [%" PRIu64 ", %" PRIu64 "], but config.json promises [%" PRIu64
+                              ", %" PRIu64 "]",
+                              shape->name, told[0], told[1], want[0], want[1]);
         want[0] = told[0];
         want[1] = told[1];
     }
@@ -287,9 +294,9 @@ static bool check_int4_codes(const struct pairing *p, const struct weight *w, st
     /* weight_shape has been read and believed: then the number of words tells the bits. */
     for (uint64_t bits = 1; p->read_shapes && w->cols < UINT32_MAX && bits <= 16; bits++)
         if (bits != 4 && is_shape(codes, w->rows, ceil_div(w->cols * bits, 32)))
-            return err_set(e, ERR_UNSUPPORTED, "tensor '%s' holds %" PRIu64 "-bit codes, and only 4 bits are known",
-                           codes->name, bits);
-    return wrong_shape(codes, 2, want, "its 4-bit codes need", e);
+            return err_broken(e, ERR_UNSUPPORTED, "bits-unknown",
+                              "tensor '%s' holds %" PRIu64 "-bit codes, and only 4 bits are known", codes->name, bits);
+    return wrong_shape(codes, "shape-mismatch", 2, want, "its 4-bit codes need", e);
 }
 
 static bool resolve_int4_groups(const struct pairing *p, struct weight *w, struct err *e)
@@ -300,8 +307,9 @@ static bool resolve_int4_groups(const struct pairing *p, struct weight *w, struc
 
     if (scale->rank != 2 || scale->dims[0] != w->rows || groups == 0 || w->cols % groups != 0 ||
         w->cols / groups > UINT32_MAX)
-        return err_set(e, ERR_FORMAT, "tensor '%s' is %s, which does not divide [%" PRIu64 ", %" PRIu64 "] into groups",
-                       scale->name, tensor_shape_text(scale->rank, scale->dims, got), w->rows, w->cols);
+        return err_broken(e, ERR_FORMAT, "scale-shape",
+                          "tensor '%s' is %s, which does not divide [%" PRIu64 ", %" PRIu64 "] into groups",
+                          scale->name, tensor_shape_text(scale->rank, scale->dims, got), w->rows, w->cols);
     /* One group in a row is a channel, unless that is the width that config.json's groups have. */
     if (groups > 1 || p->arch->quant_group_cols == w->cols)
         w->stored.group_cols = (uint32_t)(w->cols / groups);
@@ -316,8 +324,8 @@ static bool check_zero_points(const struct weight *w, struct err *e)
         return true;
     const uint64_t want[2] = {ceil_div(w->rows, 8), w->parts[PART_SCALE]->dims[1]};
     if (t->dtype != DTYPE_I32)
-        return wrong_dtype(t, "I32 as packed zero points are", e);
-    return is_shape(t, want[0], want[1]) || wrong_shape(t, 2, want, "its scales need", e);
+        return wrong_dtype(t, "zero-point-shape", "I32 as packed zero points are", e);
+    return is_shape(t, want[0], want[1]) || wrong_shape(t, "zero-point-shape", 2, want, "its scales need", e);
 }
 
 static bool resolve_int4(const struct pairing *p, struct weight *w, struct err *e)
@@ -326,21 +334,21 @@ static bool resolve_int4(const struct pairing *p, struct weight *w, struct err *
 
     w->stored.kind = SCHEME_INT4;
     if (p->arch->quant_bits != 0 && p->arch->quant_bits != 4)
-        return err_set(e, ERR_UNSUPPORTED,
-                       "tensor '%s' holds %" PRIu64 "-bit codes by config.json, and only 4 bits are known", codes->name,
-                       p->arch->quant_bits);
+        return err_broken(e, ERR_UNSUPPORTED, "bits-unknown",
+                          "tensor '%s' holds %" PRIu64 "-bit codes by config.json, and only 4 bits are known",
+                          codes->name, p->arch->quant_bits);
     if (codes->dtype != DTYPE_I32)
-        return wrong_dtype(codes, "I32 as packed codes are", e);
+        return wrong_dtype(codes, "codes-dtype", "I32 as packed codes are", e);
     if (!check_matrix(codes, e) || !check_shape_tensor(w, e))
         return false;
     if (!scale)
-        return err_set(e, ERR_FORMAT, "tensor '%s' holds packed codes, but there is no '%s_scale'", codes->name,
-                       w->name);
+        return err_broken(e, ERR_FORMAT, "scale-missing", "tensor '%s' holds packed codes, but there is no '%s_scale'",
+                          codes->name, w->name);
     if (codes->dims[1] > UINT64_MAX / 8)
         return err_set(e, ERR_LIMIT, "tensor '%s' is past any size", codes->name);
     w->stored.scale = scale_kind_of(scale->dtype);
     if (w->stored.scale == SCALE_NONE || w->stored.scale == SCALE_E8M0 || ends_with(scale->name, "_inv"))
-        return wrong_dtype(scale, "a BF16, F16 or F32 '.weight_scale'", e);
+        return wrong_dtype(scale, "scale-dtype", "a BF16, F16 or F32 '.weight_scale'", e);
     w->stored.shape_i64 = w->parts[PART_SHAPE]->dtype == DTYPE_I64;
     w->stored.asymmetric = w->parts[PART_ZERO_POINT] != NULL;
     return find_int4_shape(p, w, e) && check_int4_codes(p, w, e) && resolve_int4_groups(p, w, e) &&
@@ -354,11 +362,12 @@ static bool resolve_plain(struct weight *w, struct err *e)
     bool plain = is_plain(codes->dtype);
 
     if (is_other_fp8(codes->dtype))
-        return wrong_dtype(codes, "F8_E4M3, the only FP8 known", e);
+        return wrong_dtype(codes, "codes-dtype", "F8_E4M3, the only FP8 known", e);
     for (enum part part = PART_SCALE; part < PART_COUNT; part++)
         if (w->parts[part])
-            return err_set(e, plain ? ERR_FORMAT : ERR_UNSUPPORTED, "tensor '%s' is %s, which '%s' does not go with",
-                           codes->name, dtype_get(codes->dtype)->name, w->parts[part]->name);
+            return err_broken(e, plain ? ERR_FORMAT : ERR_UNSUPPORTED, "part-orphan",
+                              "tensor '%s' is %s, which '%s' does not go with", codes->name,
+                              dtype_get(codes->dtype)->name, w->parts[part]->name);
     w->stored.kind = plain ? SCHEME_PLAIN : SCHEME_RAW;
     return true;
 }
@@ -394,28 +403,40 @@ static bool resolve(const struct pairing *p, struct weight *w, struct err *e)
 
 /* ---- the whole ---- */
 
+/* What was refused stands for its bytes alone. */
+static void set_broken(struct weight *w)
+{
+    set_extent(w);
+    w->broken = true;
+    w->stored = (struct scheme){.kind = SCHEME_RAW, .dtype = w->parts[PART_CODES]->dtype};
+}
+
 static bool pair_all(struct pairing *p, struct tensor_id *ids, struct err *e)
 {
     const struct checkpoint *c = p->c;
 
     for (size_t i = 0; i < c->tensor_count; i++) {
         arch_identify(p->arch, c->tensors[i].name, &ids[i]);
-        if (is_main_part(&ids[i]) && !add_weight(p, &c->tensors[i], &ids[i], e))
+        if (is_main_part(&ids[i]) && !add_weight(p, &c->tensors[i], &ids[i], e) && !err_pass(p->sink, e))
             return false;
     }
     for (size_t i = 0; i < c->tensor_count; i++)
-        if (!is_main_part(&ids[i]) && !attach(p, &c->tensors[i], &ids[i], e))
+        if (!is_main_part(&ids[i]) && !attach(p, &c->tensors[i], &ids[i], e) && !err_pass(p->sink, e))
             return false;
-    for (size_t i = 0; i < p->w->count; i++)
-        if (!resolve(p, &p->w->items[i], e))
+    for (size_t i = 0; i < p->w->count; i++) {
+        if (resolve(p, &p->w->items[i], e))
+            continue;
+        if (!err_pass(p->sink, e))
             return false;
+        set_broken(&p->w->items[i]);
+    }
     return true;
 }
 
 bool weights_open(struct weights *w, const struct checkpoint *c, const struct arch *arch, bool read_shapes,
-                  struct err *e)
+                  const struct err_sink *sink, struct err *e)
 {
-    struct pairing p = {.w = w, .c = c, .arch = arch, .read_shapes = read_shapes};
+    struct pairing p = {.w = w, .c = c, .arch = arch, .read_shapes = read_shapes, .sink = sink};
     struct tensor_id *ids = mem_alloc((c->tensor_count + 1) * sizeof *ids);
 
     memset(w, 0, sizeof *w);

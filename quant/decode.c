@@ -82,23 +82,29 @@ static bool refuse_scale(const struct decoder *d, uint64_t row, uint64_t block, 
 {
     /* E8M0 has no infinity; what decodes to it is the NaN. */
     double scale = d->from->scale == SCALE_E8M0 && isinf(d->scales[block]) ? NAN : (double)d->scales[block];
+    const char *rule = isnan(scale)   ? "scale-nan"
+                       : isinf(scale) ? "scale-inf"
+                       : scale == 0   ? "scale-zero"
+                                      : "scale-negative";
 
     switch (d->from->kind) {
     case SCHEME_FP8_BLOCK:
-        return err_set(e, ERR_FORMAT, "scale of block (%" PRIu64 ", %" PRIu64 ") is not a positive finite number (%g)",
-                       row / d->from->block_rows, block, scale);
+        return err_broken(e, ERR_FORMAT, rule,
+                          "scale of block (%" PRIu64 ", %" PRIu64 ") is not a positive finite number (%g)",
+                          row / d->from->block_rows, block, scale);
     case SCHEME_INT4:
-        return err_set(e, ERR_FORMAT, "scale of row %" PRIu64 ", group %" PRIu64 " is not finite (%g)", row, block,
-                       scale);
+        return err_broken(e, ERR_FORMAT, rule, "scale of row %" PRIu64 ", group %" PRIu64 " is not finite (%g)", row,
+                          block, scale);
     case SCHEME_FP8_CHANNEL:
-        return err_set(e, ERR_FORMAT, "scale of row %" PRIu64 " is not a positive finite number (%g)", row, scale);
+        return err_broken(e, ERR_FORMAT, rule, "scale of row %" PRIu64 " is not a positive finite number (%g)", row,
+                          scale);
     case SCHEME_RAW:
     case SCHEME_PLAIN:
     case SCHEME_FP8_TENSOR:
     case SCHEME_KIND_COUNT:
         break;
     }
-    return err_set(e, ERR_FORMAT, "scale is not a positive finite number (%g)", scale);
+    return err_broken(e, ERR_FORMAT, rule, "scale is not a positive finite number (%g)", scale);
 }
 
 /* Scales [first, end) of a row of scales, decoded and checked. */
@@ -157,6 +163,12 @@ const void *decoder_codes(const struct decoder *d, uint64_t row)
     return part + (row - d->row) * d->cols * elem_bytes;
 }
 
+/* The name of what a value is that is not finite. */
+static const char *value_rule(bool nan)
+{
+    return nan ? "value-nan" : "value-inf";
+}
+
 static bool refuse_plain(const struct decoder *d, uint64_t row, struct err *e)
 {
     const uint8_t *codes = decoder_codes(d, row);
@@ -167,15 +179,16 @@ static bool refuse_plain(const struct decoder *d, uint64_t row, struct err *e)
         if (d->from->dtype == DTYPE_F32) {
             memcpy(&bits32, codes + c * 4, 4);
             if ((bits32 & 0x7F800000u) == 0x7F800000u)
-                return err_set(e, ERR_FORMAT, "value at row %" PRIu64 ", column %" PRIu64 " is not finite (%g)", row, c,
-                               (double)bits_float(bits32));
+                return err_broken(e, ERR_FORMAT, value_rule((bits32 & 0x7FFFFFu) != 0),
+                                  "value at row %" PRIu64 ", column %" PRIu64 " is not finite (%g)", row, c,
+                                  (double)bits_float(bits32));
         } else {
             uint32_t exponent = d->from->dtype == DTYPE_F16 ? 0x7C00u : 0x7F80u;
             memcpy(&bits16, codes + c * 2, 2);
             if ((bits16 & exponent) == exponent)
-                return err_set(e, ERR_FORMAT,
-                               "value at row %" PRIu64 ", column %" PRIu64 " is not finite (%s bits 0x%04x)", row, c,
-                               d->from->dtype == DTYPE_F16 ? "F16" : "BF16", bits16);
+                return err_broken(e, ERR_FORMAT, value_rule((bits16 & (0x7FFFu & ~exponent)) != 0),
+                                  "value at row %" PRIu64 ", column %" PRIu64 " is not finite (%s bits 0x%04x)", row, c,
+                                  d->from->dtype == DTYPE_F16 ? "F16" : "BF16", bits16);
         }
     }
     return err_set(e, ERR_FORMAT, "row %" PRIu64 " has a value that is not finite", row);
@@ -189,9 +202,9 @@ static bool refuse_fp8(const struct decoder *d, uint64_t row, uint32_t past_bits
     for (uint64_t c = 0; c < d->cols; c++) {
         float scale = d->scales[c / d->block_cols], x = e4m3_value(codes[c]) * scale;
         if (!isfinite(x))
-            return err_set(e, ERR_FORMAT,
-                           "value at row %" PRIu64 ", column %" PRIu64 " is not finite (code 0x%02x, scale %g)", row, c,
-                           codes[c], (double)scale);
+            return err_broken(e, ERR_FORMAT, value_rule(isnan(x)),
+                              "value at row %" PRIu64 ", column %" PRIu64 " is not finite (code 0x%02x, scale %g)", row,
+                              c, codes[c], (double)scale);
         if ((float_bits(x) & 0x7FFFFFFFu) >= past_bits)
             return err_set(e, ERR_FORMAT, "value at row %" PRIu64 ", column %" PRIu64 " is past %s's range (%g)", row,
                            c, range, (double)x);
@@ -318,8 +331,9 @@ static bool decode_int4(struct decoder *d, uint64_t row, uint64_t col, uint64_t 
     uint64_t c = 0;
     while (isfinite(x[c]))
         c++;
-    return err_set(e, ERR_FORMAT, "value at row %" PRIu64 ", column %" PRIu64 " is not finite (int4, scale %g)", row,
-                   col + c, (double)d->scales[(col + c) / d->block_cols]);
+    return err_broken(e, ERR_FORMAT, "value-inf",
+                      "value at row %" PRIu64 ", column %" PRIu64 " is not finite (int4, scale %g)", row, col + c,
+                      (double)d->scales[(col + c) / d->block_cols]);
 }
 
 bool decode_cols(struct decoder *d, uint64_t row, uint64_t col, uint64_t cols, float *x, struct err *e)
@@ -331,6 +345,11 @@ bool decode_cols(struct decoder *d, uint64_t row, uint64_t col, uint64_t cols, f
         return decode_int4(d, row, col, cols, x, e);
     assert(scheme_is_fp8(d->from));
     return decode_fp8(d, row, col, cols, x, e);
+}
+
+void decoder_load_zeros(struct decoder *d, uint64_t row)
+{
+    unpack_zeros(d, row, 0, decoder_scales(d->from, d->cols));
 }
 
 bool decode_row(struct decoder *d, uint64_t row, float *x, struct err *e)

@@ -5,6 +5,10 @@
 
 #include "quant/kernel.h"
 
+/* 448 times it is finite, and still is when rounded to BF16. The vector variants leave other blocks to the reference.
+ */
+#define E4M3_SAFE_SCALE 0x1p118f
+
 float e4m3_value(uint8_t code); /* exact; NaN for 0x7F and 0xFF */
 
 bool e4m3_decode_ref(float *x, const uint8_t *codes, size_t n, const float *scales, size_t block_cols);

@@ -8,9 +8,6 @@
 
 #include "quant/minifloat_avx2.h"
 
-/* 448 times it is finite, and still is when rounded to BF16. Other blocks, and NaN, go to the reference. */
-#define SAFE_SCALE 0x1p118f
-
 static __m256 value8(__m128i halves, __m256 scale)
 {
     return _mm256_mul_ps(scale, _mm256_cvtph_ps(halves));
@@ -45,7 +42,7 @@ bool e4m3_decode_avx2(float *x, const uint8_t *codes, size_t n, const float *sca
 
     for (size_t i = 0; i < n; i += block_cols, scales++) {
         size_t count = n - i < block_cols ? n - i : block_cols;
-        if (fabsf(*scales) <= SAFE_SCALE)
+        if (fabsf(*scales) <= E4M3_SAFE_SCALE)
             finite &= decode_block(x + i, codes + i, count, *scales);
         else
             finite &= e4m3_decode_ref(x + i, codes + i, count, scales, count);
@@ -86,7 +83,7 @@ bool e4m3_to_bf16_avx2(uint16_t *out, const uint8_t *codes, size_t n, const floa
 
     for (size_t i = 0; i < n; i += block_cols, scales++) {
         size_t count = n - i < block_cols ? n - i : block_cols;
-        if (fabsf(*scales) <= SAFE_SCALE)
+        if (fabsf(*scales) <= E4M3_SAFE_SCALE)
             finite &= to_bf16_block(out + i, codes + i, count, *scales);
         else
             finite &= e4m3_to_bf16_ref(out + i, codes + i, count, scales, count);

@@ -10,9 +10,6 @@
 #include "quant/lanes_avx512.h"
 #include "quant/minifloat_avx512.h"
 
-/* 448 times it is finite, and still is when rounded to BF16. Other blocks, and NaN, go to the reference. */
-#define SAFE_SCALE 0x1p118f
-
 /* Sign-extended codes in words -> f16. */
 static __m512i halves32(__m256i codes)
 {
@@ -57,7 +54,7 @@ bool e4m3_decode_avx512(float *x, const uint8_t *codes, size_t n, const float *s
 
     for (size_t i = 0; i < n; i += block_cols, scales++) {
         size_t count = n - i < block_cols ? n - i : block_cols;
-        if (fabsf(*scales) <= SAFE_SCALE)
+        if (fabsf(*scales) <= E4M3_SAFE_SCALE)
             finite &= decode_block(x + i, codes + i, count, *scales);
         else
             finite &= e4m3_decode_ref(x + i, codes + i, count, scales, count);
@@ -112,7 +109,7 @@ bool e4m3_to_bf16_avx512(uint16_t *out, const uint8_t *codes, size_t n, const fl
 
     for (size_t i = 0; i < n; i += block_cols, scales++) {
         size_t count = n - i < block_cols ? n - i : block_cols;
-        if (fabsf(*scales) <= SAFE_SCALE)
+        if (fabsf(*scales) <= E4M3_SAFE_SCALE)
             finite &= to_bf16_block(out + i, codes + i, count, *scales);
         else
             finite &= e4m3_to_bf16_ref(out + i, codes + i, count, scales, count);

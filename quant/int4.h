@@ -51,4 +51,13 @@ void int4_round_ref(const struct int4_rows *q, const float *x, size_t x_stride, 
 void int4_round_avx2(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err);
 void int4_round_avx512(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err);
 
+/* A row made group by group: the sums of its error so far, lane = column % 16. */
+#define INT4_LANES 16
+struct int4_sums {
+    float error2[INT4_LANES], energy2[INT4_LANES];
+};
+/* int4_absmax of group g alone; w: its columns. Groups of a row in order. */
+void int4_group_ref(const struct int4_rows *q, size_t row, size_t g, const float *w, struct int4_sums *sums);
+struct row_error int4_sums_fold(const struct int4_sums *sums);
+
 #endif

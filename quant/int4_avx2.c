@@ -1,9 +1,10 @@
 /* Block int4 with 256-bit vectors: int4_avx512.c in halves, and without FMA. The sixteen lanes of a sum are two
  * vectors. */
 #if defined(__x86_64__)
-#include "quant/int4_scale4.h"
-
 #include <stddef.h>
+
+#include "quant/int4_scale4.h"
+#include "quant/lanes_avx2.h"
 
 #define LANES 16
 #define RUN   32 /* columns whose codes are packed together */
@@ -137,15 +138,6 @@ ALWAYS_INLINE void absmax_batch(const struct int4_rows *q, struct steps *s, size
         scale4_symmetric(s, q->scales + at, reduce4(max, false), groups);
 }
 
-ALWAYS_INLINE float fold(const __m256 lanes[2])
-{
-    __m256 sum8 = _mm256_add_ps(lanes[0], lanes[1]);
-    __m128 sum4 = _mm_add_ps(_mm256_castps256_ps128(sum8), _mm256_extractf128_ps(sum8, 1));
-    __m128 sum2 = _mm_add_ps(sum4, _mm_movehl_ps(sum4, sum4));
-
-    return _mm_cvtss_f32(_mm_add_ss(sum2, _mm_movehdup_ps(sum2)));
-}
-
 /* Scales of the batch that starts at group g: found, or read. */
 ALWAYS_INLINE void batch_steps(struct steps *s, const struct int4_rows *q, size_t row, size_t g, const float *w,
                                bool absmax, bool asym)
@@ -179,7 +171,8 @@ ALWAYS_INLINE void encode_rows(const struct int4_rows *q, const float *x, size_t
                 batch_steps(&s[turn ^ 1], q, row, g + BATCH_GROUPS, w, absmax, asym);
             round_batch(q->words + row * q->words_stride + g * n / 8, &sums, w + g * n, n, batch, &s[turn], asym);
         }
-        err[row] = (struct row_error){.error2 = fold(sums.error2), .energy2 = fold(sums.energy2)};
+        err[row] = (struct row_error){.error2 = lanes_fold(sums.error2[0], sums.error2[1]),
+                                      .energy2 = lanes_fold(sums.energy2[0], sums.energy2[1])};
     }
 }
 

@@ -9,7 +9,7 @@
 
 #define CODE_MIN (-8.0f)
 #define CODE_MAX 7.0f
-#define LANES    16
+#define LANES    INT4_LANES
 
 static float bf16_value(uint16_t code)
 {
@@ -59,31 +59,38 @@ static float fold(const float lanes[LANES])
     return sums[0];
 }
 
-static struct row_error round_row(const struct int4_rows *q, size_t row, const float *w)
+struct row_error int4_sums_fold(const struct int4_sums *sums)
 {
-    const uint16_t *scales = q->scales + row * (q->cols / q->group_cols);
-    const int8_t *zeros = q->zeros ? q->zeros + row * (q->cols / q->group_cols) : NULL;
-    uint32_t *words = q->words + row * q->words_stride;
-    float error2[LANES] = {0}, energy2[LANES] = {0};
+    return (struct row_error){.error2 = fold(sums->error2), .energy2 = fold(sums->energy2)};
+}
 
-    memset(words, 0, (q->cols + 7) / 8 * sizeof *words);
-    for (size_t c = 0; c < q->cols; c++) {
-        float scale = bf16_value(scales[c / q->group_cols]);
-        float zero = zeros ? (float)zeros[c / q->group_cols] : 0.0f;
-        float code = nearbyintf(clamp(w[c] / scale + zero, CODE_MIN, CODE_MAX));
-        float off = w[c] - (code - zero) * scale;
+/* The codes of group g, whose scale and zero point are there; w: its columns. */
+static void round_group(const struct int4_rows *q, size_t row, size_t g, const float *w, struct int4_sums *sums)
+{
+    size_t at = row * (q->cols / q->group_cols) + g, begin = g * q->group_cols;
+    float scale = bf16_value(q->scales[at]), zero = q->zeros ? (float)q->zeros[at] : 0.0f;
+    uint32_t *words = q->words + row * q->words_stride + begin / 8;
 
-        words[c / 8] |= (uint32_t)((int)code + 8) << (4 * (c % 8));
-        error2[c % LANES] += off * off;
-        energy2[c % LANES] += w[c] * w[c];
+    memset(words, 0, (q->group_cols + 7) / 8 * sizeof *words);
+    for (size_t i = 0; i < q->group_cols; i++) {
+        float code = nearbyintf(clamp(w[i] / scale + zero, CODE_MIN, CODE_MAX));
+        float off = w[i] - (code - zero) * scale;
+
+        words[i / 8] |= (uint32_t)((int)code + 8) << (4 * (i % 8));
+        sums->error2[(begin + i) % LANES] += off * off;
+        sums->energy2[(begin + i) % LANES] += w[i] * w[i];
     }
-    return (struct row_error){.error2 = fold(error2), .energy2 = fold(energy2)};
 }
 
 void int4_round_ref(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err)
 {
-    for (size_t row = 0; row < q->rows; row++)
-        err[row] = round_row(q, row, x + row * x_stride);
+    for (size_t row = 0; row < q->rows; row++) {
+        struct int4_sums sums = {0};
+
+        for (size_t g = 0; g < q->cols / q->group_cols; g++)
+            round_group(q, row, g, x + row * x_stride + g * q->group_cols, &sums);
+        err[row] = int4_sums_fold(&sums);
+    }
 }
 
 static void absmax_symmetric(uint16_t *scale, const float *w, size_t n)
@@ -109,18 +116,24 @@ static void absmax_asymmetric(uint16_t *scale, int8_t *zero, const float *w, siz
     *zero = range > 0 ? (int8_t)nearbyintf(clamp(CODE_MIN - min / bf16_value(*scale), CODE_MIN, CODE_MAX)) : 0;
 }
 
+void int4_group_ref(const struct int4_rows *q, size_t row, size_t g, const float *w, struct int4_sums *sums)
+{
+    size_t at = row * (q->cols / q->group_cols) + g;
+
+    if (q->zeros)
+        absmax_asymmetric(&q->scales[at], &q->zeros[at], w, q->group_cols);
+    else
+        absmax_symmetric(&q->scales[at], w, q->group_cols);
+    round_group(q, row, g, w, sums);
+}
+
 void int4_absmax_ref(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err)
 {
-    size_t groups = q->cols / q->group_cols;
+    for (size_t row = 0; row < q->rows; row++) {
+        struct int4_sums sums = {0};
 
-    for (size_t row = 0; row < q->rows; row++)
-        for (size_t g = 0; g < groups; g++) {
-            const float *w = x + row * x_stride + g * q->group_cols;
-
-            if (q->zeros)
-                absmax_asymmetric(q->scales + row * groups + g, q->zeros + row * groups + g, w, q->group_cols);
-            else
-                absmax_symmetric(q->scales + row * groups + g, w, q->group_cols);
-        }
-    int4_round_ref(q, x, x_stride, err);
+        for (size_t g = 0; g < q->cols / q->group_cols; g++)
+            int4_group_ref(q, row, g, x + row * x_stride + g * q->group_cols, &sums);
+        err[row] = int4_sums_fold(&sums);
+    }
 }

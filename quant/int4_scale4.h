@@ -1,5 +1,6 @@
 /* Scales of four groups at once, in 128-bit vectors: the part of int4_absmax that int4_avx2.c and int4_avx512.c share.
- * Both work a row in batches of four groups, so that the divisions here are paid once for four. */
+ * Both work a row in batches of four groups, so that the divisions here are paid once for four. Flags of these
+ * functions are constants of their callers, and are folded into them. */
 #ifndef QUANT_INT4_SCALE4_H
 #define QUANT_INT4_SCALE4_H
 
@@ -8,11 +9,9 @@
 #include <string.h>
 
 #include "quant/int4.h"
+#include "quant/unroll.h"
 
 #define BATCH_GROUPS 4
-
-/* The flags of these functions are constants of their callers, and must be folded into them. */
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 /* What the codes of a group are made from. */
 struct steps {

@@ -11,12 +11,15 @@
 #include "quant/bf16.h"
 #include "quant/e2m1.h"
 #include "quant/e4m3.h"
+#include "quant/e4m3_int4.h"
 #include "quant/e5m2.h"
 #include "quant/e8m0.h"
 #include "quant/f16.h"
 #include "quant/gemm_kernel.h"
 #include "quant/int4.h"
+#include "quant/nearest.h"
 #include "quant/reduce.h"
+#include "quant/tile.h"
 #include "quant/vecmath.h"
 
 static bool ref_usable(void)
@@ -54,6 +57,7 @@ static const struct kernel kernels[] = {
         .e4m3_decode = e4m3_decode_ref,
         .e4m3_encode = e4m3_encode_ref,
         .e4m3_to_bf16 = e4m3_to_bf16_ref,
+        .e4m3_to_int4 = e4m3_to_int4_ref,
         .e5m2_decode = e5m2_decode_ref,
         .e5m2_encode = e5m2_encode_ref,
         .e8m0_decode = e8m0_decode_ref,
@@ -63,6 +67,10 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_ref,
         .int4_absmax = int4_absmax_ref,
         .int4_search = int4_search_ref,
+        .tile_fma = tile_fma_ref,
+        .tile_row_fma = tile_row_fma_ref,
+        .int4_nearest = int4_nearest_ref,
+        .feedback_step = feedback_step_ref,
         .vec = &vecmath_ref,
         .gemm = &gemm_ref,
     },
@@ -79,6 +87,7 @@ static const struct kernel kernels[] = {
         .e4m3_decode = e4m3_decode_avx2,
         .e4m3_encode = e4m3_encode_avx2,
         .e4m3_to_bf16 = e4m3_to_bf16_avx2,
+        .e4m3_to_int4 = e4m3_to_int4_avx2,
         .e5m2_decode = e5m2_decode_avx2,
         .e5m2_encode = e5m2_encode_avx2,
         .e8m0_decode = e8m0_decode_avx2,
@@ -88,6 +97,10 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_avx2,
         .int4_absmax = int4_absmax_avx2,
         .int4_search = int4_search_avx2,
+        .tile_fma = tile_fma_avx2,
+        .tile_row_fma = tile_row_fma_avx2,
+        .int4_nearest = int4_nearest_avx2,
+        .feedback_step = feedback_step_avx2,
         .vec = &vecmath_avx2,
         .gemm = &gemm_avx2,
     },
@@ -103,6 +116,7 @@ static const struct kernel kernels[] = {
         .e4m3_decode = e4m3_decode_avx512,
         .e4m3_encode = e4m3_encode_avx512,
         .e4m3_to_bf16 = e4m3_to_bf16_avx512,
+        .e4m3_to_int4 = e4m3_to_int4_avx512,
         .e5m2_decode = e5m2_decode_avx512,
         .e5m2_encode = e5m2_encode_avx512,
         .e8m0_decode = e8m0_decode_avx512,
@@ -112,6 +126,10 @@ static const struct kernel kernels[] = {
         .int4_decode = int4_decode_avx512,
         .int4_absmax = int4_absmax_avx512,
         .int4_search = int4_search_avx512,
+        .tile_fma = tile_fma_avx512,
+        .tile_row_fma = tile_row_fma_avx512,
+        .int4_nearest = int4_nearest_avx512,
+        .feedback_step = feedback_step_avx512,
         .vec = &vecmath_avx512,
         .gemm = &gemm_avx512,
     },

@@ -71,9 +71,21 @@ struct kernel {
     /* Scale 2*amax/15 per group, rounded to BF16 before codes are made: q = rint(clamp(w / s, -8, 7)).
      * With q->zeros: min-max asymmetric. err: one per row. */
     void (*int4_absmax)(const struct int4_rows *q, const float *x, size_t x_stride, struct row_error *err);
+    /* The whole way from FP8 to symmetric int4: e4m3_decode, then int4_absmax, of rows that share their scales
+     * (positive and finite, one per block_cols columns). codes: [rows][stride]. group_cols is 32, 64 or 128 and divides
+     * block_cols. false: a value is not finite; *q and *err are then unspecified. */
+    bool (*e4m3_to_int4)(const struct int4_rows *q, const uint8_t *codes, size_t stride, const float *scales,
+                         size_t block_cols, struct row_error *err);
     /* The scale search of quant/search.h; h: column weights [cols], or NULL for 1. */
     void (*int4_search)(const struct int4_rows *q, const float *x, size_t x_stride, const float *h, bool positive,
                         struct row_error *err);
+
+    /* ---- calibrated rounding: quant/tile.h, quant/nearest.h ---- */
+    void (*tile_fma)(float *c, size_t c_stride, const float *a, size_t a_row, size_t a_step, const float *b,
+                     size_t steps);
+    void (*tile_row_fma)(float *c, const float *a, const float *b, size_t steps);
+    void (*int4_nearest)(uint8_t *codes, float *q, const float *t, const float *s, const float *zero);
+    void (*feedback_step)(float *e, float *sums, const float *t, const float *q, const float *w, float r2);
 
     /* ---- a forward pass: fused multiply-adds where their headers say so ---- */
     const struct vecmath *vec;

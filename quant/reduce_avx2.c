@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "quant/bits.h"
+#include "quant/lanes_avx2.h"
 
 /* The greatest magnitude, as bits; infinity and NaN are above all numbers. Two maxima hide the latency of one. */
 static uint32_t most_bits(const float *x, size_t n)
@@ -34,14 +35,6 @@ float absmax_avx2(const float *x, size_t n)
     return bits_float(most_bits(x, n));
 }
 
-static float fold(const float lanes[16])
-{
-    __m256 eight = _mm256_add_ps(_mm256_loadu_ps(lanes), _mm256_loadu_ps(lanes + 8));
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
 struct row_error row_error_avx2(const float *x, const float *y, size_t n)
 {
     __m256 error_low = _mm256_setzero_ps(), error_high = error_low, energy_low = error_low, energy_high = error_low;
@@ -65,6 +58,7 @@ struct row_error row_error_avx2(const float *x, const float *y, size_t n)
         error2[i % 16] += d * d;
         energy2[i % 16] += x[i] * x[i];
     }
-    return (struct row_error){.error2 = fold(error2), .energy2 = fold(energy2)};
+    return (struct row_error){.error2 = lanes_fold(_mm256_loadu_ps(error2), _mm256_loadu_ps(error2 + 8)),
+                              .energy2 = lanes_fold(_mm256_loadu_ps(energy2), _mm256_loadu_ps(energy2 + 8))};
 }
 #endif

@@ -34,14 +34,6 @@ float absmax_avx512(const float *x, size_t n)
     return bits_float(most_bits(x, n));
 }
 
-static float fold(__m512 lanes)
-{
-    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
 struct row_error row_error_avx512(const float *x, const float *y, size_t n)
 {
     __m512 error2 = _mm512_setzero_ps(), energy2 = _mm512_setzero_ps();
@@ -52,6 +44,6 @@ struct row_error row_error_avx512(const float *x, const float *y, size_t n)
         error2 = _mm512_add_ps(error2, _mm512_mul_ps(d, d));
         energy2 = _mm512_add_ps(energy2, _mm512_mul_ps(a, a));
     }
-    return (struct row_error){.error2 = fold(error2), .energy2 = fold(energy2)};
+    return (struct row_error){.error2 = lanes_fold(error2), .energy2 = lanes_fold(energy2)};
 }
 #endif

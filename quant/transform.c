@@ -1,7 +1,7 @@
 /* A target is written row by row from float32 rows that the decoder makes:
  *
  *   floats            decode a row, round it; FP8 to BF16 in one pass
- *   int4              tiles of rows, as many as the kernel works on at once
+ *   int4              tiles of rows, as many as the kernel works on at once; FP8 by absmax in one pass
  *   FP8 by channel    the row's largest magnitude, then codes
  *   FP8 in blocks     a pass over the block's rows for the largest magnitudes,
  *                     then one for the codes; the second decoding costs less
@@ -18,6 +18,7 @@
 #include "quant/bf16.h"
 #include "quant/bits.h"
 #include "quant/decode.h"
+#include "quant/e4m3_int4.h"
 
 /* Rows the scale search is given at once: its vectors run across rows. */
 #define SEARCH_ROWS 16u
@@ -213,6 +214,41 @@ static void pack_zeros(struct work *w, uint64_t row, uint64_t rows)
         }
 }
 
+/* Whether rows go from codes to codes without floats between them. */
+static bool straight_to_int4(const struct transform *t)
+{
+    return scheme_is_fp8(&t->from) && t->to.method == METHOD_ABSMAX && !t->to.asymmetric &&
+           e4m3_int4_takes(scheme_scale_cols(&t->to, t->cols), scheme_scale_cols(&t->from, t->cols));
+}
+
+/* One row. */
+static bool int4_from_fp8(struct work *w, uint64_t row, const struct int4_rows *q, struct row_error *error,
+                          struct err *e)
+{
+    struct decoder *d = &w->decoder;
+
+    if (!decoder_load_scales(d, row, e))
+        return false;
+    if (w->t->kernel->e4m3_to_int4(q, decoder_codes(d, row), w->t->cols, d->scales, d->block_cols, error))
+        return true;
+    return decode_row(d, row, w->x, e); /* which has the words for what is not finite */
+}
+
+static bool int4_from_floats(struct work *w, uint64_t row, const struct int4_rows *q, struct row_error *errors,
+                             struct err *e)
+{
+    const struct transform *t = w->t;
+
+    for (uint64_t r = 0; r < q->rows; r++)
+        if (!decode_row(&w->decoder, row + r, w->x + r * w->x_stride, e))
+            return false;
+    if (t->to.method == METHOD_SEARCH)
+        t->kernel->int4_search(q, w->x, w->x_stride, t->weights, t->to.positive_scales, errors);
+    else
+        t->kernel->int4_absmax(q, w->x, w->x_stride, errors);
+    return true;
+}
+
 static bool int4_tile(struct work *w, uint64_t row, uint64_t rows, struct err *e)
 {
     const struct transform *t = w->t;
@@ -228,13 +264,12 @@ static bool int4_tile(struct work *w, uint64_t row, uint64_t rows, struct err *e
         .group_cols = scheme_scale_cols(&t->to, t->cols),
     };
 
-    for (uint64_t r = 0; r < rows; r++)
-        if (!decode_row(&w->decoder, row + r, w->x + r * w->x_stride, e))
+    if (straight_to_int4(t)) {
+        if (!int4_from_fp8(w, row, &q, errors, e))
             return false;
-    if (t->to.method == METHOD_SEARCH)
-        t->kernel->int4_search(&q, w->x, w->x_stride, NULL, t->to.positive_scales, errors);
-    else
-        t->kernel->int4_absmax(&q, w->x, w->x_stride, errors);
+    } else if (!int4_from_floats(w, row, &q, errors, e)) {
+        return false;
+    }
     if (t->to.asymmetric)
         pack_zeros(w, row, rows);
     for (uint64_t r = 0; r < rows; r++)

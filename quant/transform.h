@@ -21,6 +21,7 @@ struct transform {
     const struct kernel *kernel;
     struct scheme from, to;
     uint64_t cols;
+    const float *weights; /* [cols] of the scale search (h of quant/search.h); NULL: 1 */
 };
 
 /* Sums of squares over the rows seen, float64, rows added in order. */

@@ -152,7 +152,7 @@ TEST(checkpoint, a_folder_without_an_index_has_one_file)
     ASSERT_OK(checkpoint_open(&c, dir, &e), e);
     EXPECT_STR_EQ("model.safetensors", c.shards[0].name);
     ASSERT_EQ_U64(1, c.note_count);
-    EXPECT_STR_EQ("2 .safetensors files beside 'model.safetensors' are not read: there is no index", c.notes[0]);
+    EXPECT_STR_EQ("2 .safetensors files beside 'model.safetensors' are not read: there is no index", c.notes[0].text);
     checkpoint_close(&c);
 }
 
@@ -204,7 +204,7 @@ TEST(checkpoint, metadata_is_optional_and_a_wrong_total_is_a_note)
         ASSERT_OK(checkpoint_open(&c, dir, &e), e);
         EXPECT_EQ_U64(rows[i].note ? 1 : 0, c.note_count);
         if (rows[i].note && c.note_count)
-            EXPECT_STR_EQ(rows[i].note, c.notes[0]);
+            EXPECT_STR_EQ(rows[i].note, c.notes[0].text);
         checkpoint_close(&c);
     }
 }
@@ -375,7 +375,7 @@ TEST(checkpoint, unknown_fields_are_noted)
     EXPECT_OK(file_write_whole(in_dir(dir, "model.safetensors"), file.data, file.bytes, &e), e);
     ASSERT_OK(checkpoint_open(&c, dir, &e), e);
     ASSERT_EQ_U64(1, c.note_count);
-    EXPECT_STR_EQ("shard 'model.safetensors': 1 unknown fields of tensors are ignored", c.notes[0]);
+    EXPECT_STR_EQ("shard 'model.safetensors': 1 unknown fields of tensors are ignored", c.notes[0].text);
     checkpoint_close(&c);
     buf_release(&file);
 }

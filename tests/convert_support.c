@@ -46,28 +46,42 @@ void planned_close(struct planned *p)
     recipe_release(&p->recipe);
 }
 
-static bool run_and_publish(struct planned *p, const struct conversion_case *c, struct stage *s, struct journal *j,
+static bool run_and_publish(struct plan *p, const struct run_options *options, struct stage *s, struct journal *j,
                             struct err *e)
 {
-    struct run_options options = {.threads = c->threads, .memory_bytes = c->memory_bytes};
     struct bundle_options bundle = {0};
-    struct run_result *results = run_results_new(&p->plan);
+    struct run_result *results = run_results_new(p);
 
-    return journal_open(j, stage_path(s, JOURNAL_NAME), &p->plan, results, e) &&
-           run_plan(&p->plan, &options, s, j, results, NULL, e) &&
-           bundle_write(&p->plan, 0, results, &bundle, s, e) && stage_publish(s, e) && stage_finish(s, e);
+    return journal_open(j, stage_path(s, JOURNAL_NAME), p, results, e) &&
+           run_plan(p, options, s, j, results, NULL, e) && bundle_write(p, 0, results, &bundle, s, e) &&
+           stage_publish(s, e) && stage_finish(s, e);
+}
+
+static bool run_to(struct plan *p, const char *dst, const struct run_options *options, bool force, struct err *e)
+{
+    struct stage stage = {0};
+    struct journal journal = {0};
+    bool ok = stage_open(&stage, dst, p->source->checkpoint.dir, force, false, e) &&
+              run_and_publish(p, options, &stage, &journal, e);
+
+    journal_close(&journal);
+    stage_release(&stage, false);
+    return ok;
+}
+
+bool support_run(struct plan *p, const char *dst, unsigned threads, uint64_t memory_bytes, struct err *e)
+{
+    struct run_options options = {.threads = threads, .memory_bytes = memory_bytes};
+
+    return run_to(p, dst, &options, false, e);
 }
 
 bool support_convert(const char *src, const char *dst, const struct conversion_case *c, struct err *e)
 {
+    struct run_options options = {.threads = c->threads, .memory_bytes = c->memory_bytes};
     struct planned p = {0};
-    struct stage stage = {0};
-    struct journal journal = {0};
-    bool ok = planned_open(&p, src, dst, c, e) && stage_open(&stage, dst, p.source.checkpoint.dir, c->force, false, e) &&
-              run_and_publish(&p, c, &stage, &journal, e);
+    bool ok = planned_open(&p, src, dst, c, e) && run_to(&p.plan, dst, &options, c->force, e);
 
-    journal_close(&journal);
-    stage_release(&stage, false);
     planned_close(&p);
     return ok;
 }

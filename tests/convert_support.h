@@ -32,6 +32,9 @@ void planned_close(struct planned *p);
 /* Plans and writes dst. */
 bool support_convert(const char *src, const char *dst, const struct conversion_case *c, struct err *e) CHECKED;
 
+/* Runs an open plan of one output and publishes it. */
+bool support_run(struct plan *p, const char *dst, unsigned threads, uint64_t memory_bytes, struct err *e) CHECKED;
+
 /* SHA-256 of a file, of a tensor's bytes, and of all files of a folder, names included. A failure fails the test. */
 void support_file_hash(const char *dir, const char *name, char hex[65]);
 void support_tensor_hash(const struct checkpoint *c, const struct tensor *t, char hex[65]);

@@ -64,6 +64,16 @@ for recipe in $recipes; do
     result "recipe $recipe is in quern-recipe(5)" "$(grep -q "^\.It .*\b$recipe\b" man/quern-recipe.5 || echo "  it is not")"
 done
 
+# What lint finds, as the rows of its table: the same names, severities and lines in the manual. And every name that
+# formats/ and quant/ give to what they refuse is one of them.
+rules=$(sed -n 's/^    \[RULE_[A-Z0-9_]*\] *= {"\([a-z0-9-]*\)", *\([A-Z]*\), *"\(.*\)"},$/\1 \2: \3/p' verify/finding.c | tr 'A-Z' 'a-z')
+told=$(sed -n '/^\.It Cm [a-z0-9-]* Pq /{s/^\.It Cm \([a-z0-9-]*\) Pq \(.*\)/\1 \2: /;N;s/\n//;s/\.$//;p;}' man/quern-verify.1 | tr 'A-Z' 'a-z')
+result "verify/finding.c has rules" "$([ -n "$rules" ] || echo "  none")"
+result "verify/finding.c and quern-verify(1) have the same rules" "$(differ verify/finding.c "$rules" quern-verify.1 "$told")"
+for name in $(sed -n 's/.*err_broken([^"]*"\([a-z0-9-]*\)".*/\1/p; s/.*err_rule([^"]*"\([a-z0-9-]*\)".*/\1/p; s/^ *add_note([^"]*"\([a-z0-9-]*\)".*/\1/p' formats/*.c quant/*.c | sort -u); do
+    result "'$name' is a rule" "$(printf '%s\n' "$rules" | grep -q "^$name " || echo "  it is not")"
+done
+
 # mandoc knows only the pages of the system, so it cannot tell whether ours exist.
 for page in man/*.[1-9]; do
     result "mandoc -Tlint $page" "$(mandoc -Tlint -Wwarning "$page" 2>&1)"

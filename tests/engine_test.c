@@ -112,13 +112,13 @@ struct lines {
     char text[4096];
 };
 
-static void keep(void *ctx, const char *line)
+static void keep(void *ctx, const char *rule, const char *line)
 {
     struct lines *l = ctx;
     size_t used = strlen(l->text);
 
     l->count++;
-    snprintf(l->text + used, sizeof l->text - used, "%s\n", line);
+    snprintf(l->text + used, sizeof l->text - used, "%s: %s\n", rule, line);
 }
 
 TEST(engine, limits_of_kernels_are_told_once_for_a_role)
@@ -138,8 +138,9 @@ TEST(engine, limits_of_kernels_are_told_once_for_a_role)
          {{"kv_a", ROLE_KV_A_PROJ, 0, -1, 576, 7168, &g128, 0}, {"e", ROLE_EXPERT_DOWN, 3, 0, 7168, 2048, &g128, 0}}, 0,
          NULL},
         {"packed kv_b", {{"kv_b", ROLE_KV_B_PROJ, 0, -1, 32768, 512, &g32, 0}}, 1,
-         "'kv_b' [32768, 512] as int4 g32: SGLang reads kv_b_proj.weight directly"},
-        {"rows not in 64s", {{"q", ROLE_Q_PROJ, 0, -1, 96, 128, &g32, 0}}, 1, "rows in 64s"},
+         "kv-b-packed: 'kv_b' [32768, 512] as int4 g32: SGLang reads kv_b_proj.weight directly"},
+        {"rows not in 64s", {{"q", ROLE_Q_PROJ, 0, -1, 96, 128, &g32, 0}}, 1,
+         "engine-limit: 'q' [96, 128] as int4 g32: vLLM's Marlin kernel needs rows in 64s"},
         {"columns not in 128s", {{"q", ROLE_Q_PROJ, 0, -1, 64, 192, &g32, 0}}, 1, "columns in 128s"},
         {"an expert's width under the group", {{"e", ROLE_EXPERT_GATE, 3, 0, 64, 128, &g128, 0}}, 1, "expert width"},
         {"an expert's width as down has it", {{"e", ROLE_EXPERT_DOWN, 3, 0, 128, 96, &g32, 0}}, 1, "expert width"},
@@ -149,7 +150,8 @@ TEST(engine, limits_of_kernels_are_told_once_for_a_role)
         {"fp8 rows cut by ranks", {{"q", ROLE_Q_PROJ, 0, -1, 64, 128, &fp8, 0}}, 1, "whole blocks"},
         {"fp8 rows that stay together", {{"o", ROLE_O_PROJ, 0, -1, 64, 128, &fp8, 0}}, 0, NULL},
         {"e8m0 scales", {{"q", ROLE_Q_PROJ, 0, -1, 128, 128, &e8m0, 0}}, 1, "F8_E8M0"},
-        {"a head that is quantized", {{"lm_head", ROLE_HEAD, -1, -1, 128, 128, &fp8, 0}}, 1, "no published checkpoint"},
+        {"a head that is quantized", {{"lm_head", ROLE_HEAD, -1, -1, 128, 128, &fp8, 0}}, 1,
+         "quantized-outside: "},
         {"many of one role",
          {{"e0", ROLE_EXPERT_UP, 3, 0, 64, 192, &g32, 0}, {"e1", ROLE_EXPERT_UP, 3, 1, 64, 192, &g32, 0},
           {"e2", ROLE_EXPERT_UP, 3, 2, 64, 192, &g32, 0}}, 1, "(and 2 more of role expert_up)"},

@@ -149,3 +149,49 @@ TEST(err, exit_statuses_are_those_of_the_manual)
         EXPECT_EQ_I64(rows[r].status, err_exit_status(rows[r].code));
     }
 }
+
+/* ---- rules and sinks ---- */
+
+static void count_taken(void *ctx, const struct err *e)
+{
+    EXPECT_STR_EQ("scale-zero", e->rule);
+    ++*(unsigned *)ctx;
+}
+
+TEST(err, a_rule_is_named_by_the_deepest_that_knows_it)
+{
+    struct err e = {0};
+
+    EXPECT_FALSE(err_broken(&e, ERR_FORMAT, "scale-zero", "scale %d is 0", 3));
+    EXPECT_ERR(e, ERR_FORMAT, "scale 3 is 0");
+    EXPECT_FALSE(err_rule(&e, "shard-malformed"));
+    EXPECT_FALSE(err_in(&e, "tensor 'a'"));
+    EXPECT_STR_EQ("scale-zero", e.rule);
+    err_set(&e, ERR_FORMAT, "another");
+    EXPECT_TRUE(e.rule == NULL);
+    err_rule(&e, "index-missing");
+    EXPECT_STR_EQ("index-missing", e.rule);
+    err_broken(NULL, ERR_FORMAT, "x", "nobody listens");
+    err_rule(NULL, "x");
+}
+
+TEST(err, a_sink_takes_what_is_the_inputs_fault_and_nothing_else)
+{
+    static const struct {
+        enum err_code code;
+        bool taken;
+    } cases[] = {{ERR_FORMAT, true}, {ERR_UNSUPPORTED, true}, {ERR_LIMIT, true},
+                 {ERR_IO, false},    {ERR_CANCELLED, false},  {ERR_USAGE, false}};
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        unsigned taken = 0;
+        struct err_sink sink = {.take = count_taken, .ctx = &taken};
+        struct err e = {0};
+        ct_case("code %d", cases[i].code);
+        err_broken(&e, cases[i].code, "scale-zero", "no");
+        EXPECT_FALSE(err_pass(NULL, &e));
+        EXPECT_TRUE(err_pass(&sink, &e) == cases[i].taken);
+        EXPECT_EQ_U64(cases[i].taken, taken);
+        EXPECT_TRUE((e.code == ERR_NONE) == cases[i].taken);
+    }
+}

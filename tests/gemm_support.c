@@ -67,7 +67,8 @@ static void encode(struct matrix_coded *m, const float *x, uint64_t rows, uint64
         to.scale = SCALE_BF16;
         out.part[PART_SCALE] = bf16;
     }
-    struct transform t = {kernel_at(0), {.kind = SCHEME_PLAIN, .dtype = DTYPE_F32}, to, cols};
+    struct transform t = {
+        .kernel = kernel_at(0), .from = {.kind = SCHEME_PLAIN, .dtype = DTYPE_F32}, .to = to, .cols = cols};
     void *scratch = mem_aligned(transform_scratch_bytes(&t) + MEM_ALIGN);
     EXPECT_OK(transform_check(&t.from, &t.to, &e), e);
     EXPECT_OK(transform_run(&t, 0, rows, rows, &in, &out, scratch, &err2, &e), e);

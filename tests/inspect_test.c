@@ -78,7 +78,7 @@ TEST(inspect, the_published_numbers_of_deepseek_v3)
     EXPECT_EQ_U64(3, k.in.dense_layers);
     EXPECT_EQ_U64(58, k.in.moe_layers);
     EXPECT_EQ_U64(1, k.in.mtp_layers_stored);
-    EXPECT_EQ_U64(0, k.in.finding_count);
+    EXPECT_EQ_U64(0, k.in.findings.count);
     EXPECT_STR_EQ("fp8 128x128", k.in.claimed);
     const struct inspect_row *experts = find_row(&k.in, "routed_expert", "fp8 128x128", false);
     EXPECT_TRUE(experts != NULL);
@@ -124,8 +124,8 @@ TEST(inspect, packed_int4_counts_weights_and_not_words)
         EXPECT_EQ_U64(2 * 8 * 3 * (128 * 256 / 2 + 128 * 256 / 32 * 2 + 8), experts->sum.bytes);
         EXPECT_STR_HAS(k.in.claimed, "compressed-tensors pack-quantized: int4 g32");
         EXPECT_STR_EQ("int4 g32 (routed_expert)", k.in.stored);
-        for (size_t i = 0; i < k.in.finding_count; i++)
-            EXPECT_EQ_I64(INSPECT_NOTE, k.in.findings[i].severity);
+        for (size_t i = 0; i < k.in.findings.count; i++)
+            EXPECT_EQ_I64(SEVERITY_NOTE, rule_get(k.in.findings.items[i].rule)->severity);
     }
     look_release(&k);
 }
@@ -226,8 +226,7 @@ static const struct fault {
 } faults[] = {
     {"MTP declared", drop_mtp, V3_FP8, CLAIM_TRUE, "error",
      "config.json declares 1 MTP layer (num_nextn_predict_layers), 0 of"},
-    {"MTP stored", NULL, V3_FP8, CLAIM_NO_MTP, "warning",
-     "past the 3 layers and 0 MTP layers that config.json declares"},
+    {"MTP stored", NULL, V3_FP8, CLAIM_NO_MTP, "error", "past the 3 layers and 0 MTP layers that config.json declares"},
     {"experts", drop_experts, V3_FP8, CLAIM_TRUE, "error",
      "layer 2 lacks 7 of its 38 weights: mlp.experts.3-4, mlp.experts.6"},
     {"a layer", drop_layer, V3_FP8, CLAIM_TRUE, "error", "layer 1 is missing altogether"},
@@ -411,7 +410,7 @@ TEST(inspect, the_json_report_is_json_with_exact_numbers)
     EXPECT_TRUE(json_u64(&d, json_get(json_get(d.root, "parameters"), "main"), &n));
     EXPECT_EQ_U64(k.in.main.parameters, n);
     EXPECT_EQ_U64(k.source.checkpoint.tensor_count, json_count(json_get(d.root, "tensors")));
-    EXPECT_EQ_U64(k.in.finding_count, json_count(json_get(d.root, "findings")));
+    EXPECT_EQ_U64(k.in.findings.count, json_count(json_get(d.root, "findings")));
 done:
     json_release(&d);
     buf_release(&text);

@@ -1,5 +1,6 @@
 #include "formats/base/pattern.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "formats/base/pool.h"
@@ -115,6 +116,85 @@ TEST(pattern, text_that_is_not_utf8_never_matches)
     ASSERT_OK(pattern_compile(&p, ".*", &e), e);
     EXPECT_FALSE(pattern_match(&p, "abc\xe2"));
     EXPECT_FALSE(pattern_search(&p, "\xf0"));
+    pattern_release(&p);
+}
+
+/* ---- find_all ---- */
+
+struct found {
+    char text[256];
+    size_t left; /* matches to take; then the walk is ended */
+};
+
+static bool note_match(void *ctx, size_t begin, size_t end, struct err *e)
+{
+    struct found *f = ctx;
+    size_t used = strlen(f->text);
+
+    (void)e;
+    snprintf(f->text + used, sizeof f->text - used, "%s%zu-%zu", used ? " " : "", begin, end);
+    return --f->left > 0;
+}
+
+/* What the onig crate's find_iter gives (Rust, 6.5.1), by its rules. */
+TEST(pattern, all_matches_from_left_to_right)
+{
+    static const struct {
+        const char *regex, *text, *want;
+    } find_rows[] = {
+        {"a+", "aabaab", "0-2 3-5"},
+        {"x", "aabaab", ""},
+        {"a*", "aab", "0-2 3-3"},
+        {"", "ab", "0-0 1-1 2-2"},
+        {"", "", "0-0"},
+        {"", "\xe2\x82\xac", "0-0 3-3"},
+        {"(?=b)", "abb", "1-1 2-2"},
+        {"\\s+(?!\\S)|\\s+", "a   b ", "1-3 3-4 5-6"},
+        {"(?<=a)b", "abab", "1-2 3-4"},
+        {"^.", "ab\ncd", "0-1 3-4"},
+        {"[\\p{L}&&[^\\p{Han}]]+",
+         "ab\xe6\xbc\xa2"
+         "c",
+         "0-2 5-6"},
+        {"\\p{N}{1,3}", "12345", "0-3 3-5"},
+    };
+
+    for (size_t r = 0; r < sizeof find_rows / sizeof find_rows[0]; r++) {
+        struct pattern p = {0};
+        struct found f = {.left = 100};
+        struct err e = {0};
+
+        ct_case("'%s' on '%s'", find_rows[r].regex, find_rows[r].text);
+        ASSERT_OK(pattern_compile_ruby(&p, find_rows[r].regex, &e), e);
+        EXPECT_OK(pattern_find_all(&p, find_rows[r].text, strlen(find_rows[r].text), note_match, &f, &e), e);
+        EXPECT_STR_EQ(find_rows[r].want, f.text);
+        pattern_release(&p);
+    }
+}
+
+TEST(pattern, a_walk_over_matches_can_be_ended)
+{
+    struct pattern p = {0};
+    struct found f = {.left = 2};
+    struct err e = {0};
+
+    ASSERT_OK(pattern_compile_ruby(&p, "a", &e), e);
+    EXPECT_FALSE(pattern_find_all(&p, "aaaa", 4, note_match, &f, &e));
+    EXPECT_TRUE(e.code == ERR_NONE);
+    EXPECT_STR_EQ("0-1 1-2", f.text);
+    pattern_release(&p);
+}
+
+TEST(pattern, catastrophic_backtracking_in_a_walk_is_refused)
+{
+    struct pattern p = {0};
+    struct found f = {.left = 100};
+    struct err e = {0};
+    const char *const text = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab";
+
+    ASSERT_OK(pattern_compile_ruby(&p, "(a|aa)+$", &e), e);
+    EXPECT_FALSE(pattern_find_all(&p, text, strlen(text), note_match, &f, &e));
+    EXPECT_ERR(e, ERR_LIMIT, "searching from byte 0 on");
     pattern_release(&p);
 }
 

@@ -59,8 +59,10 @@ static const struct {
      "positive_scales"},
     {RULES("{" STAR "\"scheme\": \"bf16\", \"group\": 32}"),
      "misplaced key 'group'; known with scheme 'bf16' are match, layers, scheme"},
-    {RULES("{" STAR "\"scheme\": \"fp8\", \"method\": \"absmax\"}"),
-     "misplaced key 'method'; known with scheme 'fp8' are match, layers, scheme, layout, scale_dtype"},
+    {RULES("{" STAR "\"scheme\": \"fp8\", \"method\": \"search\"}"),
+     "key 'method' is 'search'; known are absmax, ldlq"},
+    {RULES("{" STAR "\"scheme\": \"bf16\", \"method\": \"absmax\"}"),
+     "misplaced key 'method'; known with scheme 'bf16' are match, layers, scheme"},
     {RULES("{\"match\": [], \"scheme\": \"bf16\"}"), "key 'match' is an empty list"},
     {RULES("{\"match\": 1, \"scheme\": \"bf16\"}"), "key 'match' is a number, not a string or a list of strings"},
     {RULES("{\"match\": [\"*\", null], \"scheme\": \"bf16\"}"), "key 'match' is null, not a string"},
@@ -82,7 +84,8 @@ static const struct {
     {RULES("{" STAR "\"scheme\": \"int4\", \"group\": \"row\"}"), "key 'group' is a string; known are 32, 64, 128"},
     {RULES("{" STAR "\"scheme\": \"int4\", \"group\": true}"), "key 'group' is a boolean"},
     {RULES("{" STAR "\"scheme\": \"int4\", \"asymmetric\": 1}"), "key 'asymmetric' is a number, not true or false"},
-    {RULES("{" STAR "\"scheme\": \"int4\", \"method\": \"gptq\"}"), "key 'method' is 'gptq'; known are absmax, search"},
+    {RULES("{" STAR "\"scheme\": \"int4\", \"method\": \"awq\"}"),
+     "key 'method' is 'awq'; known are absmax, search, gptq, ldlq"},
     {RULES("{" STAR "\"scheme\": \"int4\", \"method\": \"absmax\", \"positive_scales\": true}"),
      "key 'positive_scales' needs method 'search'"},
     {RULES("{" STAR "\"scheme\": \"fp8\", \"layout\": \"modelopt\"}"),
@@ -277,10 +280,8 @@ TEST(recipe, every_builtin_is_found_by_name_has_a_line_of_description_and_keeps_
 static const struct {
     const char *name, *want;
 } bad_names[] = {
-    {"int4", "recipe 'int4' is reserved for the calibrated method; without calibration, say int4-fast"},
-    {"int4-best", "recipe 'int4-best' is reserved"},
-    {"w4a16",
-     "unknown recipe 'w4a16'; known are int4-fast, int4-absmax, int4-fp8, int4-all, fp8, fp8-ue8m0, fp8-block"},
+    {"w4a16", "unknown recipe 'w4a16'; known are int4, int4-best, int4-fast, int4-absmax, int4-fp8, int4-all, fp8, "
+              "fp8-ue8m0, fp8-ue8m0-ldlq, fp8-block"},
     {"", "unknown recipe ''"},
 };
 

@@ -32,6 +32,43 @@ static uint64_t least_memory(const char *src, const char *dst, const struct conv
     return size.fixed_bytes + size.scratch_bytes + size.slot_bytes;
 }
 
+/* Each job of such a matrix wrote the one scale again: the shard then had more bytes than it holds, and never ended. */
+TEST(run, one_scale_for_a_matrix_of_several_jobs_is_written_once)
+{
+    struct conversion_case c = {.recipe = "[{\"match\": \"*\", \"scheme\": \"keep\"}]"};
+    struct model wide = models[MODEL_TINY];
+    struct ckpt_maker m = {0};
+    struct arena a = {0};
+    struct arch arch;
+    struct err e = {0};
+    const char *src = ct_temp_dir(), *dst = path_join(&a, ct_temp_dir(), "dst");
+    char want[65], have[65];
+
+    wide.layers = 1;
+    wide.mtp = 0;
+    wide.first_dense = 1;
+    wide.intermediate = 70000;
+    m.config = model_config(&m.arena, &wide);
+    ASSERT_OK(arch_parse(&arch, &m.arena, m.config, strlen(m.config), &e), e);
+    ckpt_model(&m, &arch, &support_fp8_tensor, NULL);
+    ckpt_write(&m, src);
+    ASSERT_OK(support_convert(src, dst, &c, &e), e);
+    struct checkpoint from = {0}, to = {0};
+    ASSERT_OK(checkpoint_open(&from, src, &e) && checkpoint_open(&to, dst, &e), e);
+    for (size_t i = 0; i < from.tensor_count; i++) {
+        const struct tensor *t = checkpoint_find(&to, from.tensors[i].name);
+        ct_case("%s", from.tensors[i].name);
+        ASSERT_TRUE(t != NULL);
+        support_tensor_hash(&from, &from.tensors[i], want);
+        support_tensor_hash(&to, t, have);
+        EXPECT_STR_EQ(want, have);
+    }
+    checkpoint_close(&from);
+    checkpoint_close(&to);
+    ckpt_release(&m);
+    arena_release(&a);
+}
+
 TEST(run, threads_and_memory_change_no_byte)
 {
     static const char *const recipes[] = {"bf16", "int4:g32", "fp8-channel"};

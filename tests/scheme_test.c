@@ -162,6 +162,49 @@ TEST(scheme, slices_begin_at_multiples_of_blocks_and_of_packed_zero_points)
     EXPECT_EQ_U64(1, scheme_row_multiple(&(struct scheme){PLAIN(DTYPE_F16)}));
 }
 
+/* Split by rows and columns as ranks would have it: every byte is in one window, but scales of whole rows in each. */
+TEST(scheme, windows_tile_each_part)
+{
+    static const struct {
+        struct scheme scheme;
+        uint64_t rows, cols, row_parts, col_parts;
+    } cases[] = {
+        {{PLAIN(DTYPE_BF16)}, 6, 10, 3, 5},
+        {{BLOCK(SCALE_F32)}, 512, 384, 2, 3},
+        {{FP8(SCHEME_FP8_CHANNEL, SCALE_BF16)}, 4, 8, 2, 4},
+        {{FP8(SCHEME_FP8_TENSOR, SCALE_F32)}, 4, 8, 1, 4},
+        {{INT4(32), .shape_i64 = true}, 4, 128, 2, 4},
+        {{INT4(4), .shape_i64 = true}, 4, 128, 2, 16},
+        {{INT4(32), .asymmetric = true}, 32, 128, 4, 2},
+        {{INT4(0), .asymmetric = true}, 16, 128, 2, 16},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const struct scheme *s = &cases[i].scheme;
+        uint64_t rows = cases[i].rows, cols = cases[i].cols, count = rows / cases[i].row_parts,
+                 width = cols / cases[i].col_parts;
+        for (enum part part = 0; part < PART_SHAPE; part++) {
+            uint64_t offset, bytes;
+            unsigned char seen[1 << 18] = {0};
+            bool shared = part != PART_CODES && s->kind != SCHEME_FP8_BLOCK && s->group_cols == 0;
+            ct_case("case %zu, part %d", i, (int)part);
+            scheme_slice(s, part, rows, cols, 0, rows, &offset, &bytes);
+            for (uint64_t row = 0; row < rows; row += count)
+                for (uint64_t col = 0; col < cols; col += width) {
+                    struct scheme_window w = scheme_window(s, part, rows, cols, row, count, col, width);
+                    for (uint64_t line = 0; line < w.lines; line++)
+                        for (uint64_t k = 0; k < w.line_bytes; k++)
+                            seen[w.offset + line * w.stride_bytes + k]++;
+                }
+            for (uint64_t k = 0; k < sizeof seen; k++)
+                if (seen[k] != (k >= bytes ? 0 : shared ? cases[i].col_parts : 1)) {
+                    EXPECT_EQ_U64(k >= bytes ? 0 : shared ? cases[i].col_parts : 1, seen[k]);
+                    break;
+                }
+        }
+    }
+}
+
 TEST(scheme, bits_per_weight_count_scales_and_zero_points_but_not_the_shape)
 {
     EXPECT_NEAR_F64(16, scheme_bits_per_weight(&(struct scheme){PLAIN(DTYPE_BF16)}, 64, 64), 0);

@@ -28,6 +28,8 @@ static void give(struct shard_file *s, size_t offset, size_t bytes)
     shard_file_hash(s, offset, content + offset, bytes);
 }
 
+static const struct buf head = {.data = (char *)content, .bytes = 100}, none = {0};
+
 TEST(shard_file, the_hash_is_the_files_whatever_the_order_of_its_pieces)
 {
     /* Where pieces of 100 + 9990 * k begin and end, in the order given. */
@@ -45,7 +47,7 @@ TEST(shard_file, the_hash_is_the_files_whatever_the_order_of_its_pieces)
         char want[65];
 
         ct_case("order %zu", i);
-        ASSERT_OK(shard_file_open(&s, path_join(&a, dir, "s"), FILE_BYTES, content, 100, false, &e), e);
+        ASSERT_OK(shard_file_open(&s, path_join(&a, dir, "s"), FILE_BYTES, &head, &none, false, &e), e);
         EXPECT_FALSE(shard_file_complete(&s));
         for (size_t k = 0; k < 10; k++) {
             EXPECT_FALSE(shard_file_complete(&s));
@@ -66,6 +68,33 @@ TEST(shard_file, the_hash_is_the_files_whatever_the_order_of_its_pieces)
     }
 }
 
+/* Constants behind the weights are known, and written, before them. */
+TEST(shard_file, last_bytes_that_are_known_first_are_hashed_last)
+{
+    const struct buf tail = {.data = (char *)content + FILE_BYTES - 9990, .bytes = 9990};
+    struct shard_file s = {0};
+    struct arena a = {0};
+    struct err e = {0};
+    const char *dir = ct_temp_dir();
+    char want[65];
+
+    fill();
+    ASSERT_OK(shard_file_open(&s, path_join(&a, dir, "s"), FILE_BYTES, &head, &tail, false, &e), e);
+    for (size_t k = 0; k < 9; k++) {
+        EXPECT_FALSE(shard_file_complete(&s));
+        give(&s, 100 + 9990 * k, 9990);
+    }
+    EXPECT_TRUE(shard_file_complete(&s));
+    ASSERT_OK(shard_file_commit(&s, &e), e);
+    EXPECT_FALSE(s.hash.read_again);
+    support_file_hash(dir, "s", want);
+    EXPECT_STR_EQ(want, s.sha256);
+    hash_hex(content, FILE_BYTES, want);
+    EXPECT_STR_EQ(want, s.sha256);
+    shard_file_release(&s);
+    arena_release(&a);
+}
+
 TEST(shard_file, a_stash_that_is_full_has_the_file_read_again)
 {
     size_t piece = STREAM_HASH_STASH_MAX / 2 + 4096;
@@ -74,9 +103,11 @@ TEST(shard_file, a_stash_that_is_full_has_the_file_read_again)
     struct err e = {0};
     const char *dir = ct_temp_dir();
     uint8_t *data = mem_aligned(piece);
+    char x[] = "x";
+    const struct buf one = {.data = x, .bytes = 1};
     char want[65];
 
-    ASSERT_OK(shard_file_open(&s, path_join(&a, dir, "s"), 3 * piece + 1, "x", 1, false, &e), e);
+    ASSERT_OK(shard_file_open(&s, path_join(&a, dir, "s"), 3 * piece + 1, &one, &none, false, &e), e);
     for (size_t k = 3; k > 0; k--) {
         memset(data, (int)k, piece);
         EXPECT_OK(shard_file_write(&s, 1 + (k - 1) * piece, data, piece, &e), e);
@@ -100,11 +131,11 @@ TEST(shard_file, released_it_leaves_its_partial_file_to_the_next)
     char hex[65];
 
     fill();
-    ASSERT_OK(shard_file_open(&s, path, FILE_BYTES, content, 100, false, &e), e);
+    ASSERT_OK(shard_file_open(&s, path, FILE_BYTES, &head, &none, false, &e), e);
     give(&s, 100, 50000);
     shard_file_release(&s);
     s = (struct shard_file){0};
-    ASSERT_OK(shard_file_open(&s, path, FILE_BYTES, content, 100, true, &e), e);
+    ASSERT_OK(shard_file_open(&s, path, FILE_BYTES, &head, &none, true, &e), e);
     shard_file_hash(&s, 100, content + 100, 50000); /* of the run before */
     give(&s, 50100, FILE_BYTES - 50100);
     ASSERT_OK(shard_file_commit(&s, &e), e);

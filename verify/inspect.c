@@ -1,6 +1,5 @@
 #include "verify/inspect.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -187,21 +186,6 @@ static const char *describe_stored(struct inspection *in)
     return result;
 }
 
-void inspect_find(struct inspection *in, enum inspect_severity severity, const char *fmt, ...)
-{
-    char text[1024];
-    va_list args;
-
-    va_start(args, fmt);
-    vsnprintf(text, sizeof text, fmt, args);
-    va_end(args);
-    if (in->finding_count == in->finding_room) {
-        in->finding_room = in->finding_room ? 2 * in->finding_room : 16;
-        in->findings = mem_grow(in->findings, in->finding_room, sizeof *in->findings);
-    }
-    in->findings[in->finding_count++] = (struct inspect_finding){severity, arena_strdup(&in->arena, text)};
-}
-
 void inspect_run(struct inspection *in, const struct source *source)
 {
     struct err e = {0};
@@ -211,26 +195,23 @@ void inspect_run(struct inspection *in, const struct source *source)
         in->file_bytes += source->checkpoint.shards[i].bytes;
     count_weights(in);
     count_layers(in);
-    if (!quant_claim_open(&in->claim, &source->arch, source->checkpoint.config, source->checkpoint.config_bytes, &e))
-        inspect_find(in, INSPECT_ERROR, "config.json: %s", e.text);
+    const struct checkpoint *c = &source->checkpoint;
+    struct lint lint = {.source = source, .claim = &in->claim, .findings = &in->findings};
+    if (!quant_claim_open(&in->claim, &source->arch, c->config, c->config_bytes, &e)) {
+        findings_add(&in->findings, RULE_QUANT_CONFIG_MALFORMED, "config.json: %s", e.text);
+        lint.claim = NULL;
+    }
     in->claimed = quant_claim_text(&in->claim, &source->arch);
     in->stored = describe_stored(in);
-    inspect_health(in);
+    lint_headers(&lint);
+    findings_sort(&in->findings);
 }
 
 void inspect_release(struct inspection *in)
 {
     quant_claim_close(&in->claim);
     mem_free(in->rows);
-    mem_free(in->findings);
+    findings_release(&in->findings);
     arena_release(&in->arena);
     *in = (struct inspection){0};
-}
-
-const char *inspect_severity_name(enum inspect_severity severity)
-{
-    static const char *const names[] = {
-        [INSPECT_NOTE] = "note", [INSPECT_WARNING] = "warning", [INSPECT_ERROR] = "error"};
-
-    return names[severity];
 }

@@ -16,7 +16,7 @@
 #include "formats/base/mem.h"
 #include "formats/scheme.h"
 #include "formats/weight.h"
-#include "verify/quant_claim.h"
+#include "verify/lint.h"
 
 struct inspect_sum {
     uint64_t weights;    /* logical: codes and scales are one */
@@ -34,13 +34,6 @@ struct inspect_row {
     struct inspect_sum sum;
 };
 
-/* Note: harmless, good to know. Warning: may load, may be wrong. Error: engines refuse it, or it is wrong. */
-enum inspect_severity { INSPECT_NOTE, INSPECT_WARNING, INSPECT_ERROR };
-struct inspect_finding {
-    enum inspect_severity severity;
-    const char *text;
-};
-
 struct inspection {
     struct arena arena;
     const struct source *source;
@@ -56,18 +49,11 @@ struct inspection {
     struct quant_claim claim;
     const char *claimed; /* config.json's quantization in words */
     const char *stored;  /* the quantized schemes found, by role group, in words */
-    struct inspect_finding *findings;
-    size_t finding_count, finding_room;
+    struct findings findings;
 };
 
 void inspect_run(struct inspection *in, const struct source *source);
 void inspect_release(struct inspection *in);
-
-/* For inspect_health.c. */
-void inspect_find(struct inspection *in, enum inspect_severity severity, const char *fmt, ...) PRINTF_LIKE(3, 4);
-void inspect_health(struct inspection *in);
-
-const char *inspect_severity_name(enum inspect_severity severity);
 
 /* Reports, into a buffer. */
 struct inspect_show {

@@ -126,8 +126,10 @@ static void print_table(const struct inspection *in, struct buf *out)
 
 static void print_findings(const struct inspection *in, const char *indent, struct buf *out)
 {
-    for (size_t i = 0; i < in->finding_count; i++)
-        buf_printf(out, "%s%-7s  %s\n", indent, inspect_severity_name(in->findings[i].severity), in->findings[i].text);
+    for (size_t i = 0; i < in->findings.count; i++) {
+        const struct finding *f = &in->findings.items[i];
+        buf_printf(out, "%s%-7s  %s\n", indent, severity_name(rule_get(f->rule)->severity), f->text);
+    }
 }
 
 static const char *tensor_group(const struct inspection *in, const struct tensor *t)
@@ -169,7 +171,7 @@ void inspect_print_text(const struct inspection *in, const struct inspect_show *
         print_table(in, out);
         buf_puts(out, "  health\n");
         print_findings(in, "    ", out);
-        if (in->finding_count == 0)
+        if (in->findings.count == 0)
             buf_puts(out, "    ok       nothing found\n");
     }
     report_disarm(out, from);
@@ -293,14 +295,7 @@ void inspect_print_json(const struct inspection *in, const struct inspect_show *
     put_rows(&w, in);
     if (show->tensors)
         put_tensors(&w, in);
-    json_begin_array(&w, "findings");
-    for (size_t i = 0; i < in->finding_count; i++) {
-        json_begin_object(&w, NULL);
-        json_put_string(&w, "severity", inspect_severity_name(in->findings[i].severity));
-        json_put_string(&w, "text", in->findings[i].text);
-        json_end(&w, '}');
-    }
-    json_end(&w, ']');
+    findings_put_json(&in->findings, &w);
     json_end(&w, '}');
     buf_puts(out, "\n");
 }

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "formats/base/map.h"
 #include "formats/base/pattern.h"
 #include "formats/json.h"
 
@@ -16,6 +17,7 @@ struct claim_group {
     struct claim_name *targets;
     size_t target_count;
     struct scheme scheme;
+    const char *format; /* its own, or the one for all; NULL: none is named */
 };
 
 /* NULL for a member of nothing, so that look-ups can be chained. */
@@ -105,6 +107,11 @@ static bool read_compressed_tensors(struct quant_claim *q, const struct json_doc
         if (!weights || json_type(weights) != JSON_OBJECT)
             return err_set(e, ERR_FORMAT, "'%s' has no \"weights\" object", json_key(m));
         g->scheme = read_scheme(d, weights);
+        const struct json *format = member(m, "format");
+        if (!format || json_type(format) == JSON_NULL)
+            format = member(claim, "format");
+        if (format && json_string(format))
+            g->format = arena_strdup(&q->arena, json_string(format));
     }
     if (q->group_count == 0)
         return err_set(e, ERR_FORMAT, "\"config_groups\" is empty or absent");
@@ -178,21 +185,79 @@ static bool names_match(const struct claim_name *names, size_t count, const stru
     return false;
 }
 
-bool quant_claim_find(const struct quant_claim *q, const struct weight *w, struct scheme *claimed)
+static const struct claim_group *find_group(const struct quant_claim *q, const struct weight *w)
 {
     if (w->id.part != NAME_WEIGHT && w->id.part != NAME_PACKED)
-        return false;
+        return NULL;
     /* Engines build every other module without quantization, whatever the config says, unless it is stored so. */
     const struct role_info *role = role_get(w->id.role);
     bool plain = w->stored.kind == SCHEME_PLAIN || w->stored.kind == SCHEME_RAW;
     if ((!role->quantizable && (plain || !role->linear)) || names_match(q->ignore, q->ignore_count, w))
-        return false;
+        return NULL;
     for (size_t i = 0; i < q->group_count; i++)
-        if (q->quant == QUANT_FP8 || names_match(q->groups[i].targets, q->groups[i].target_count, w)) {
-            *claimed = q->groups[i].scheme;
+        if (q->quant == QUANT_FP8 || names_match(q->groups[i].targets, q->groups[i].target_count, w))
+            return &q->groups[i];
+    return NULL;
+}
+
+bool quant_claim_find(const struct quant_claim *q, const struct weight *w, struct scheme *claimed)
+{
+    const struct claim_group *g = find_group(q, w);
+
+    if (g)
+        *claimed = g->scheme;
+    return g != NULL;
+}
+
+bool quant_claim_format_fits(const struct quant_claim *q, const struct weight *w, const char **format)
+{
+    const struct claim_group *g = find_group(q, w);
+
+    *format = g ? g->format : NULL;
+    if (!g || q->quant != QUANT_COMPRESSED_TENSORS || g->scheme.kind == SCHEME_RAW)
+        return true;
+    if (!g->format)
+        return false;
+    if (g->scheme.kind == SCHEME_INT4)
+        return strcmp(g->format, "pack-quantized") == 0;
+    return strcmp(g->format, "float-quantized") == 0 || strcmp(g->format, "naive-quantized") == 0;
+}
+
+/* ---- names that match nothing ---- */
+
+/* A module and every module it is in: a plain name stands for all below it. */
+static void add_prefixes(struct map *modules, struct arena *a, const char *module)
+{
+    for (size_t bytes = strlen(module); bytes > 0; bytes--)
+        if ((module[bytes] == '\0' || module[bytes] == '.') && map_get_n(modules, module, bytes) == MAP_NONE)
+            map_put(modules, arena_strndup(a, module, bytes), 0);
+}
+
+static bool pattern_matches_any(const struct pattern *p, const struct weights *weights)
+{
+    for (size_t i = 0; i < weights->count; i++)
+        if (role_get(weights->items[i].id.role)->linear && pattern_match(p, weights->items[i].module))
             return true;
-        }
     return false;
+}
+
+void quant_claim_unmatched(const struct quant_claim *q, const struct weights *weights,
+                           void (*say)(void *ctx, const char *name), void *ctx)
+{
+    struct map modules = {0};
+    struct arena a = {0};
+
+    for (size_t i = 0; i < weights->count && q->ignore_count > 0; i++)
+        add_prefixes(&modules, &a, weights->items[i].module);
+    for (size_t i = 0; i < q->ignore_count; i++) {
+        const struct claim_name *n = &q->ignore[i];
+        bool found = n->pattern.re ? pattern_matches_any(&n->pattern, weights)
+                                   : map_get(&modules, n->name) != MAP_NONE || strcmp(n->name, "Linear") == 0;
+        if (!found)
+            say(ctx, n->name);
+    }
+    map_release(&modules);
+    arena_release(&a);
 }
 
 bool quant_claim_fits(const struct scheme *claimed, const struct scheme *stored)

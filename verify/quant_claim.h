@@ -31,6 +31,13 @@ bool quant_claim_find(const struct quant_claim *q, const struct weight *w, struc
 /* Whether a stored scheme is what a claim says. */
 bool quant_claim_fits(const struct scheme *claimed, const struct scheme *stored);
 
+/* Whether the format that config.json names for a claimed weight is the one its scheme is written in; *format: which
+ * that is, or NULL. True for what is not claimed. */
+bool quant_claim_format_fits(const struct quant_claim *q, const struct weight *w, const char **format);
+/* Names of the ignore list that are no module and no pattern of one. */
+void quant_claim_unmatched(const struct quant_claim *q, const struct weights *weights,
+                           void (*say)(void *ctx, const char *name), void *ctx);
+
 /* "fp8 128x128", "compressed-tensors pack-quantized: int4 g128", "none"; in the arena. */
 const char *quant_claim_text(struct quant_claim *q, const struct arch *arch);
 

@@ -36,19 +36,37 @@ static void draft_format(struct draft *d, const char *fmt, va_list args)
         copy_cut(d->text, sizeof d->text, fmt);
 }
 
-bool err_set(struct err *e, enum err_code code, const char *fmt, ...)
+static bool set_all(struct err *e, enum err_code code, const char *rule, const char *fmt, va_list args)
 {
     struct draft d;
-    va_list args;
 
     if (!e)
         return false;
-    va_start(args, fmt);
     draft_format(&d, fmt, args);
-    va_end(args);
     e->code = code;
     e->sys = 0;
+    e->rule = rule;
     copy_cut(e->text, sizeof e->text, d.text);
+    return false;
+}
+
+bool err_set(struct err *e, enum err_code code, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    set_all(e, code, NULL, fmt, args);
+    va_end(args);
+    return false;
+}
+
+bool err_broken(struct err *e, enum err_code code, const char *rule, const char *fmt, ...)
+{
+    va_list args;
+
+    va_start(args, fmt);
+    set_all(e, code, rule, fmt, args);
+    va_end(args);
     return false;
 }
 
@@ -69,6 +87,7 @@ bool err_sys(struct err *e, const char *fmt, ...)
 
     e->code = ERR_IO;
     e->sys = sys;
+    e->rule = NULL;
     copy_cut(e->text, sizeof e->text - tail_bytes, d.text);
     strcat(strcat(e->text, ": "), reason);
     return false;
@@ -90,6 +109,24 @@ bool err_in(struct err *e, const char *fmt, ...)
     snprintf(both, sizeof both, "%s%s%s", context, e->text[0] ? ": " : "", e->text);
     copy_cut(e->text, sizeof e->text, both);
     return false;
+}
+
+bool err_rule(struct err *e, const char *rule)
+{
+    if (e && !e->rule)
+        e->rule = rule;
+    return false;
+}
+
+bool err_pass(const struct err_sink *sink, struct err *e)
+{
+    bool of_input = e && (e->code == ERR_FORMAT || e->code == ERR_UNSUPPORTED || e->code == ERR_LIMIT);
+
+    if (!sink || !of_input)
+        return false;
+    sink->take(sink->ctx, e);
+    *e = (struct err){0};
+    return true;
 }
 
 int err_exit_status(enum err_code code)

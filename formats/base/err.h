@@ -9,7 +9,7 @@
 
 #include <stdbool.h>
 
-#define CHECKED __attribute__((warn_unused_result))
+#define CHECKED                __attribute__((warn_unused_result))
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 
 enum err_code {
@@ -25,7 +25,8 @@ enum err_code {
 struct err {
     enum err_code code; /* for deciding: exit status, retry, skip */
     int sys;            /* errno, when the system refused */
-    char text[480];     /* for reading: outermost context first; always ends in NUL */
+    const char *rule; /* stable name of what was broken ("shard-missing"), for lint; NULL: nothing more than the code */
+    char text[480];   /* for reading: outermost context first; always ends in NUL */
 };
 
 /* Sets code and text; always returns false. A text that does not fit is cut
@@ -37,6 +38,21 @@ bool err_sys(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* Puts "context: " in front of what is there; always returns false. */
 bool err_in(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* err_set with the rule's name. */
+bool err_broken(struct err *e, enum err_code code, const char *rule, const char *fmt, ...) PRINTF_LIKE(4, 5);
+
+/* Names the rule that was broken, unless something deeper did; always returns false. `rule` is a literal. */
+bool err_rule(struct err *e, const char *rule);
+
+/* Who wants to hear of everything that is wrong with an input, not of the first thing only. */
+struct err_sink {
+    void (*take)(void *ctx, const struct err *e); /* copies what it keeps */
+    void *ctx;
+};
+/* After a failure: true when the sink took it, e is clean again, and work goes on without what was refused. Without a
+ * sink (NULL), and for what is not the input's fault, false: the caller fails as ever. */
+bool err_pass(const struct err_sink *sink, struct err *e);
 
 /* The exit status that belongs to a code: 0, 2, 3 or 4. */
 int err_exit_status(enum err_code code);

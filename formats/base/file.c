@@ -79,6 +79,11 @@ bool file_read(const struct file *f, uint64_t offset, void *data, size_t bytes, 
     return true;
 }
 
+void file_expect(const struct file *f, uint64_t offset, uint64_t bytes)
+{
+    (void)posix_fadvise(f->fd_plus_1 - 1, (off_t)offset, (off_t)bytes, POSIX_FADV_WILLNEED);
+}
+
 void file_close(struct file *f)
 {
     if (f->fd_plus_1)

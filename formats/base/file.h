@@ -22,6 +22,7 @@ struct file {
 };
 bool file_open(struct file *f, const char *path, struct err *e) CHECKED; /* regular files only; links are followed */
 bool file_read(const struct file *f, uint64_t offset, void *data, size_t bytes, struct err *e) CHECKED; /* all or an error with both numbers */
+void file_expect(const struct file *f, uint64_t offset, uint64_t bytes); /* advice: this range will be read soon */
 void file_close(struct file *f);
 
 /* A small file whole, with a limit in bytes; *data is NUL-terminated past *bytes, mem_free it. */

@@ -30,7 +30,7 @@ static uint64_t draw(uint64_t below)
 
 /* ---- commands ---- */
 
-enum { BF16, INT4, ALSO, KEEP, OVER, DELETES, COMMAND_COUNT };
+enum { BF16, INT4, ALSO, KEEP, OVER, DELETES, CALIBRATED, REPACK, COMMAND_COUNT };
 
 static const struct command_line commands[COMMAND_COUNT] = {
     [BF16] = {.name = "convert", .args = {"convert", "--to", "bf16", "--shard-size", "1M", "$S", "$A"}},
@@ -46,6 +46,11 @@ static const struct command_line commands[COMMAND_COUNT] = {
                  .args = {"quantize", "--recipe", "int4-fast", "--delete-source", "--hash-source", "--shard-size", "1M",
                           "$S", "$A"},
                  .deletes = true},
+    [CALIBRATED] = {.name = "calibrated",
+                    .args = {"quantize", "--recipe", "int4", "--tokens", "512", "--context", "128", "--shard-size",
+                             "600000", "$S", "$A"}},
+    [REPACK] = {.name = "repack",
+                .args = {"repack", "--layout", "expert-aligned", "--experts-json", "--shard-size", "1M", "$S", "$A"}},
 };
 static const unsigned thread_counts[] = {1, 2, 7};
 

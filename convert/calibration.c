@@ -1,0 +1,89 @@
+#include "convert/calibration.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "formats/base/hash.h"
+#include "formats/base/log.h"
+
+static bool check_word(const char *option, const char *word, const char *a, const char *b, struct err *e)
+{
+    return strcmp(word, a) == 0 || strcmp(word, b) == 0 ||
+           err_set(e, ERR_USAGE, "--%s is '%s'; known are %s, %s", option, word, a, b);
+}
+
+static bool check_outputs(const struct plan *p, struct err *e)
+{
+    size_t count = 0;
+
+    for (size_t o = 0; o < p->output_count; o++)
+        count += plan_is_calibrated(&p->outputs[o]);
+    return count <= 1 || err_set(e, ERR_UNSUPPORTED,
+                                 "%zu of the recipes are calibrated, and each needs a run of its own: the next layer "
+                                 "sees what was rounded",
+                                 count);
+}
+
+/* Ids and where contexts begin, as four bytes each. */
+static void hash_batch(const struct batch *b, char hex[HASH_HEX_BYTES])
+{
+    struct hash h = {0};
+
+    hash_init(&h);
+    hash_update(&h, b->ids, b->tokens * sizeof *b->ids);
+    for (size_t i = 0; i < b->sequence_count; i++) {
+        uint32_t first = (uint32_t)b->sequences[i].first;
+        hash_update(&h, &first, sizeof first);
+    }
+    hash_final_hex(&h, hex);
+}
+
+static bool note_text(const struct calibration *c)
+{
+    const struct corpus *t = &c->corpus;
+
+    if (t->is_builtin)
+        log_warn("calibrating on the built-in texts, %zu tokens: --text FILE with text like what the model will see is "
+                 "better",
+                 t->batch.tokens);
+    else if (t->is_short)
+        log_note("'%s' has %zu tokens, fewer than the %" PRIu64 " asked for: all of it is used", t->source,
+                 t->text_tokens, c->text.tokens);
+    return true;
+}
+
+bool calibration_open(struct calibration *c, struct plan *p, struct err *e)
+{
+    char hex[HASH_HEX_BYTES];
+    const struct source *s = p->source;
+
+    if (!check_word("propagate", c->propagate, "on", "off", e) ||
+        !check_word("on-starved", c->on_starved, "warn", "fail", e) || !check_outputs(p, e))
+        return false;
+    if (!c->text.ids && !tokenizer_open(&c->tokenizer, s->checkpoint.path, e))
+        return err_in(e, "calibration text");
+    if (!corpus_open(&c->corpus, c->text.ids ? NULL : &c->tokenizer, &s->arch, &c->text, e))
+        return err_in(e, "calibration text");
+    hash_batch(&c->corpus.batch, hex);
+    p->calibration = arena_printf(&p->arena, "%zu tokens in %zu contexts, sha256 %s, propagate %s",
+                                  c->corpus.batch.tokens, c->corpus.batch.sequence_count, hex, c->propagate);
+    return note_text(c);
+}
+
+void calibration_close(struct calibration *c)
+{
+    corpus_release(&c->corpus);
+    tokenizer_release(&c->tokenizer);
+}
+
+struct pipeline_options calibration_pipeline(const struct calibration *c, unsigned threads, uint64_t memory_bytes)
+{
+    return (struct pipeline_options){
+        .threads = threads,
+        .memory_bytes = memory_bytes,
+        .batch = &c->corpus.batch,
+        .propagate = strcmp(c->propagate, "on") == 0,
+        .min_tokens = c->min_tokens,
+        .starved_fails = strcmp(c->on_starved, "fail") == 0,
+    };
+}

@@ -1,0 +1,37 @@
+/* What a calibrated run is fed with: the text, cut into contexts, and how much of it is enough. */
+#ifndef CONVERT_CALIBRATION_H
+#define CONVERT_CALIBRATION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "convert/pipeline.h"
+#include "convert/plan.h"
+#include "formats/base/err.h"
+#include "formats/tokenizer.h"
+#include "verify/corpus.h"
+
+#define CALIBRATION_TOKENS     131072u
+#define CALIBRATION_CONTEXT    2048u
+#define CALIBRATION_MIN_TOKENS 32u /* the pseudo tokens that a prior counts as: with fewer, it says more than they do  \
+                                    */
+
+struct calibration {
+    /* as given */
+    struct corpus_options text;
+    const char *propagate;  /* "on", "off" */
+    const char *on_starved; /* "warn", "fail" */
+    uint64_t min_tokens;
+
+    /* opened */
+    struct tokenizer tokenizer;
+    struct corpus corpus;
+};
+
+/* Reads and cuts the text, and writes into the plan what the calibrated rows depend on (plan->calibration). Refused
+ * besides what corpus_open refuses: words that the options do not know, more than one calibrated output. */
+bool calibration_open(struct calibration *c, struct plan *p, struct err *e) CHECKED;
+void calibration_close(struct calibration *c); /* idempotent */
+struct pipeline_options calibration_pipeline(const struct calibration *c, unsigned threads, uint64_t memory_bytes);
+
+#endif

@@ -1,0 +1,166 @@
+#include "convert/coverage.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/arch.h"
+
+static bool is_down(enum role role)
+{
+    return role == ROLE_EXPERT_DOWN || role == ROLE_DENSE_DOWN || role == ROLE_SHARED_DOWN;
+}
+
+static bool asked(const struct calibrated_result *c)
+{
+    return c->ending == ENDING_FEEDBACK || c->ending == ENDING_PLAIN;
+}
+
+static int compare_tokens(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* ---- a layer ---- */
+
+struct sums {
+    double error[2], energy[2]; /* wide, down */
+    double to_prior, to_diagonal;
+    size_t shrunk;
+};
+
+/* The gate speaks for its expert. */
+static void add_weight(struct coverage_layer *l, struct sums *s, uint64_t *tokens, const struct weight *w,
+                       const struct calibrated_result *c)
+{
+    bool down = is_down(w->id.role);
+
+    l->weights++;
+    l->other_endings += !asked(c);
+    s->error[down] += c->loss_error;
+    s->energy[down] += c->loss_energy;
+    if (w->id.role != ROLE_EXPERT_GATE)
+        return;
+    tokens[l->experts++] = c->tokens;
+    s->to_prior += c->to_prior;
+    s->to_diagonal += c->to_diagonal;
+}
+
+static double ratio(double error, double energy)
+{
+    return energy > 0 ? error / energy : 0;
+}
+
+static void close_layer(struct coverage_layer *l, const struct sums *s, uint64_t *tokens, uint64_t min_tokens)
+{
+    l->loss_wide = ratio(s->error[0], s->energy[0]);
+    l->loss_down = ratio(s->error[1], s->energy[1]);
+    if (l->experts == 0)
+        return;
+    qsort(tokens, l->experts, sizeof *tokens, compare_tokens);
+    l->tokens_min = tokens[0];
+    l->tokens_median = tokens[l->experts / 2];
+    l->tokens_max = tokens[l->experts - 1];
+    l->to_prior = s->to_prior / (double)l->experts;
+    l->to_diagonal = s->to_diagonal / (double)l->experts;
+    for (size_t i = 0; i < l->experts; i++) {
+        l->unvisited += tokens[i] == 0;
+        l->starved += tokens[i] < min_tokens;
+    }
+}
+
+void coverage_make(struct coverage *c, struct arena *a, const struct plan *p, const struct plan_output *o,
+                   const struct run_result *result, uint64_t min_tokens)
+{
+    const struct arch *arch = &p->source->arch;
+    uint64_t layers = arch_layers_stored(arch);
+    uint64_t *tokens = arena_array(a, arch->experts + 1, sizeof *tokens);
+
+    *c = (struct coverage){.layers = arena_array(a, layers, sizeof *c->layers), .min_tokens = min_tokens};
+    for (uint64_t layer = 0; layer < layers; layer++) {
+        struct coverage_layer *l = &c->layers[c->layer_count];
+        struct sums sums = {0};
+        *l = (struct coverage_layer){.layer = layer};
+        for (size_t i = 0; i < p->weight_count; i++)
+            if (o->rows[i].calibrated && p->weights[i]->id.layer == (int64_t)layer)
+                add_weight(l, &sums, tokens, p->weights[i], &result->calibrated[i]);
+        if (l->weights == 0)
+            continue;
+        close_layer(l, &sums, tokens, min_tokens);
+        c->starved += l->starved;
+        c->unvisited += l->unvisited;
+        c->other_endings += l->other_endings;
+        c->layer_count++;
+    }
+}
+
+/* ---- reports ---- */
+
+static void print_note(const struct coverage *c, struct buf *out)
+{
+    if (c->starved > 0)
+        buf_printf(out,
+                   "%zu experts got fewer than %" PRIu64 " tokens, %zu of them none: they were rounded by what all "
+                   "tokens of their layer say.\n",
+                   c->starved, c->min_tokens, c->unvisited);
+    if (c->other_endings > 0)
+        buf_printf(out, "%zu weights did not end by the method that was asked for; quern.json says which and why.\n",
+                   c->other_endings);
+}
+
+void coverage_print(const struct coverage *c, struct buf *out)
+{
+    buf_puts(out, "calibration    tokens per expert        starved  shrinkage to          output error\n"
+                  "layer             min  median     max           all   diagonal       wide       down\n");
+    for (size_t i = 0; i < c->layer_count; i++) {
+        const struct coverage_layer *l = &c->layers[i];
+        buf_printf(out, "%5" PRIu64 "      ", l->layer);
+        if (l->experts > 0)
+            buf_printf(out, "%10" PRIu64 " %7" PRIu64 " %7" PRIu64 " %8zu %7.3f %10.3f", l->tokens_min,
+                       l->tokens_median, l->tokens_max, l->starved, l->to_prior, l->to_diagonal);
+        else
+            buf_printf(out, "%10s %7s %7s %8s %7s %10s", "-", "-", "-", "-", "-", "-");
+        buf_printf(out, " %10.3e %10.3e\n", l->loss_wide, l->loss_down);
+    }
+    print_note(c, out);
+}
+
+void coverage_markdown(const struct coverage *c, struct buf *out)
+{
+    buf_puts(out, "\n## Calibration\n\n"
+                  "| layer | tokens per expert: least | median | most | starved | output error, gate and up | down |\n"
+                  "|--:|--:|--:|--:|--:|--:|--:|\n");
+    for (size_t i = 0; i < c->layer_count; i++) {
+        const struct coverage_layer *l = &c->layers[i];
+        buf_printf(out, "| %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %zu | %.3e | %.3e |\n", l->layer,
+                   l->tokens_min, l->tokens_median, l->tokens_max, l->starved, l->loss_wide, l->loss_down);
+    }
+    buf_puts(out, "\nOutput error: the expected square error of a linear's output over its size, by the inputs that "
+                  "were seen.\n\n");
+    print_note(c, out);
+}
+
+void coverage_json(struct json_writer *w, const struct plan *p, const struct plan_output *o,
+                   const struct run_result *result)
+{
+    json_begin_array(w, "coverage");
+    for (size_t i = 0; i < p->weight_count; i++) {
+        const struct calibrated_result *c = &result->calibrated[i];
+        if (!o->rows[i].calibrated)
+            continue;
+        json_begin_object(w, NULL);
+        json_put_string(w, "weight", p->weights[i]->name);
+        json_put_u64(w, "tokens", c->tokens);
+        if (p->weights[i]->id.expert >= 0)
+            json_put_double(w, "routed_weight", c->routed_weight);
+        json_put_double(w, "to_prior", c->to_prior);
+        json_put_double(w, "to_diagonal", c->to_diagonal);
+        json_put_double(w, "output_error", ratio(c->loss_error, c->loss_energy));
+        json_put_string(w, "ending", ending_name(c->ending));
+        json_put_string(w, "reason", reason_text(c->reason));
+        json_end(w, '}');
+    }
+    json_end(w, ']');
+}

@@ -1,0 +1,382 @@
+#include "convert/pipeline.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "convert/pipeline_private.h"
+#include "formats/base/file.h"
+#include "formats/base/log.h"
+#include "formats/base/pool.h"
+#include "verify/mtp.h"
+
+/* Of a hidden state on its way to or from a file. */
+#define STREAM_BLOCK_TOKENS 256u
+/* The solve's own account of the loss and the measured one agree this closely, or a note says so. */
+#define LOSS_AGREES 1e-3
+
+/* ---- what is written ---- */
+
+size_t pipeline_out_bytes(const struct plan_row *row, uint8_t *memory, struct slices *out)
+{
+    struct plan_slice s[PART_COUNT];
+    size_t at = 0;
+
+    plan_row_slices(row, 0, row->weight->rows, s);
+    for (enum part part = 0; part < PART_COUNT; part++) {
+        out->part[part] = s[part].tensor && memory ? memory + at : NULL;
+        if (s[part].tensor)
+            at += (s[part].bytes + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN;
+    }
+    return at;
+}
+
+uint64_t pipeline_write_bytes(const struct plan_output *o, size_t weight_count)
+{
+    uint64_t bytes = 0;
+
+    for (size_t i = 0; i < weight_count; i++)
+        for (enum part part = 0; part < PART_COUNT && o->rows[i].calibrated; part++)
+            if (o->rows[i].parts[part].dtype != DTYPE_NONE && part != PART_SHAPE)
+                bytes += o->rows[i].parts[part].bytes;
+    return bytes;
+}
+
+static struct shard_file *open_shard(struct pipeline *p, uint32_t shard, struct err *e)
+{
+    const struct plan_shard *s = &p->out->shards[shard];
+    struct shard_file *f = &p->files[shard];
+
+    if (f->open)
+        return f;
+    f->hash_later = true;
+    return shard_file_open(f, stage_path(p->stage, s->name), s->bytes, &s->prefix, &s->suffix, true, e) ? f : NULL;
+}
+
+static bool write_slices(struct pipeline *p, struct shard_file *f, const struct plan_row *row, const struct slices *out,
+                         struct err *e)
+{
+    struct plan_slice s[PART_COUNT];
+
+    plan_row_slices(row, 0, row->weight->rows, s);
+    for (enum part part = 0; part < PART_COUNT; part++) {
+        if (!s[part].tensor)
+            continue;
+        if (!shard_file_write(f, s[part].tensor->offset + s[part].offset, out->part[part], s[part].bytes, e))
+            return false;
+        progress_add(p->progress, s[part].bytes);
+    }
+    return true;
+}
+
+bool pipeline_put(struct pipeline *p, uint32_t row, const struct slices *out, const struct rounded *rounded,
+                  const struct calibrated_result *about, struct err *e)
+{
+    const struct plan_row *r = &p->out->rows[row];
+    double measured = rounded->loss.error, running = rounded->running;
+
+    pthread_mutex_lock(&p->lock);
+    struct shard_file *f = open_shard(p, r->parts[PART_CODES].shard, e);
+    pthread_mutex_unlock(&p->lock);
+    if (!f || !write_slices(p, f, r, out, e))
+        return false;
+    if (rounded->ending == ENDING_FEEDBACK && !(measured - running <= LOSS_AGREES * measured) &&
+        !(running - measured <= LOSS_AGREES * measured))
+        log_warn("'%s': the loss is %g by the solve and %g by the stored bytes", r->weight->name, running, measured);
+    pthread_mutex_lock(&p->lock);
+    p->result->calibrated[row] = *about;
+    p->result->calibrated[row].done = true;
+    p->result->calibrated[row].ending = rounded->ending;
+    p->result->calibrated[row].reason = rounded->reason;
+    p->result->calibrated[row].loss_error = rounded->loss.error;
+    p->result->calibrated[row].loss_energy = rounded->loss.energy;
+    p->result->errors[row] = rounded->weights;
+    pthread_mutex_unlock(&p->lock);
+    return true;
+}
+
+/* ---- a hidden state in the stage ---- */
+
+static char *stream_path(struct pipeline *p, uint64_t layer)
+{
+    char name[64];
+
+    snprintf(name, sizeof name, PIPELINE_STREAM_PREFIX "%llu", (unsigned long long)layer);
+    return stage_path(p->stage, name);
+}
+
+static bool save_stream(struct pipeline *p, uint64_t layer, const struct stream *s, struct err *e)
+{
+    struct output o = {0};
+    size_t row_bytes = s->width * sizeof(float);
+    float *block = mem_aligned(STREAM_BLOCK_TOKENS * row_bytes);
+    bool ok = output_open(&o, stream_path(p, layer), s->tokens * row_bytes, false, e);
+
+    for (size_t t = 0; t < s->tokens && ok; t += STREAM_BLOCK_TOKENS) {
+        size_t count = s->tokens - t < STREAM_BLOCK_TOKENS ? s->tokens - t : STREAM_BLOCK_TOKENS;
+        const float *rows = NULL;
+        ok = stream_read(s, t, count, block, &rows, e) && output_write(&o, t * row_bytes, rows, count * row_bytes, e);
+    }
+    ok = ok && output_commit(&o, e);
+    output_release(&o);
+    mem_free(block);
+    return ok;
+}
+
+static bool load_stream(struct pipeline *p, uint64_t layer, struct stream *s, struct err *e)
+{
+    struct file f = {0};
+    size_t row_bytes = s->width * sizeof(float);
+    float *block = mem_aligned(STREAM_BLOCK_TOKENS * row_bytes);
+    bool ok = file_open(&f, stream_path(p, layer), e);
+
+    if (ok && f.bytes != s->tokens * row_bytes)
+        ok = err_set(e, ERR_IO, "'%s' has %llu bytes, not the %llu of this run; --restart begins anew", f.path,
+                     (unsigned long long)f.bytes, (unsigned long long)(s->tokens * row_bytes));
+    for (size_t t = 0; t < s->tokens && ok; t += STREAM_BLOCK_TOKENS) {
+        size_t count = s->tokens - t < STREAM_BLOCK_TOKENS ? s->tokens - t : STREAM_BLOCK_TOKENS;
+        float *rows = stream_place(s, t, block);
+        ok = file_read(&f, t * row_bytes, rows, count * row_bytes, e) && stream_write(s, t, count, rows, e);
+    }
+    file_close(&f);
+    mem_free(block);
+    return ok;
+}
+
+static void drop_stream(struct pipeline *p, uint64_t layer)
+{
+    remove(stream_path(p, layer)); /* a leftover is found and removed with the stage */
+}
+
+/* ---- a layer ---- */
+
+static void list_layer(struct pipeline *p, uint64_t layer, uint64_t tokens)
+{
+    const struct plan *plan = p->plan;
+
+    p->layer = layer;
+    p->tokens = tokens;
+    p->any_expert = false;
+    memset(p->linear, 0, sizeof p->linear);
+    memset(p->experts, 0, plan->source->arch.experts * sizeof *p->experts);
+    for (size_t i = 0; i < plan->weight_count; i++) {
+        const struct tensor_id *id = &plan->weights[i]->id;
+        bool calibrated = p->out->rows[i].calibrated;
+        if (id->layer != (int64_t)layer || id->part == NAME_INPUT_SCALE)
+            continue;
+        if (id->expert >= 0) {
+            p->experts[id->expert][id->role - ROLE_EXPERT_GATE] = (uint32_t)i + 1;
+            p->any_expert |= calibrated;
+        } else if (calibrated) {
+            p->linear[id->role] = (uint32_t)i + 1;
+        }
+    }
+}
+
+static bool any_linear(const struct pipeline *p)
+{
+    for (enum role role = 0; role < ROLE_COUNT; role++)
+        if (p->linear[role] > 0)
+            return true;
+    return false;
+}
+
+static bool sync_shards(struct pipeline *p, struct err *e)
+{
+    for (size_t i = 0; i < p->out->shard_count; i++)
+        if (p->files[i].open && !output_sync(&p->files[i].file, e))
+            return false;
+    return true;
+}
+
+static void journal_rows(struct pipeline *p)
+{
+    for (size_t i = 0; i < p->plan->weight_count; i++)
+        if (p->out->rows[i].calibrated && p->plan->weights[i]->id.layer == (int64_t)p->layer)
+            journal_calibrated(p->journal, i, &p->result->calibrated[i], &p->result->errors[i]);
+    journal_layer(p->journal, p->layer);
+}
+
+/* What this layer made is on disk before the journal says so, and the journal says so before what led here goes.
+ * Nothing comes behind an MTP layer: after is NULL. */
+static bool finish_layer(struct pipeline *p, const struct stream *after, struct err *e)
+{
+    if (!sync_shards(p, e) || (after && !save_stream(p, p->layer, after, e)))
+        return false;
+    journal_rows(p);
+    if (!journal_flush(p->journal, e))
+        return false;
+    if (p->layer > 0)
+        drop_stream(p, p->layer - 1);
+    return true;
+}
+
+static struct observer begin_layer(struct pipeline *p, uint64_t layer, uint64_t tokens)
+{
+    char label[32];
+
+    list_layer(p, layer, tokens);
+    pipeline_flows_want(p);
+    snprintf(label, sizeof label, "layer %llu", (unsigned long long)layer);
+    progress_label(p->progress, label);
+    return (struct observer){
+        .ctx = p,
+        .input = pipeline_on_input,
+        .linear = any_linear(p) ? pipeline_on_linear : NULL,
+        .expert = p->any_expert ? pipeline_on_expert : NULL,
+    };
+}
+
+static bool run_layer(struct pipeline *p, uint64_t layer, const struct stream *in, struct stream *out, struct err *e)
+{
+    struct observer o = begin_layer(p, layer, p->options->batch->tokens);
+    bool ok =
+        forward_layer(p->forward, layer, in, out, &o, e) && pipeline_silent_experts(p, e) && finish_layer(p, out, e);
+
+    pipeline_flows_release(p);
+    return ok;
+}
+
+/* Its inputs come from the last hidden state and the next token's embedding. */
+static bool run_mtp(struct pipeline *p, const struct stream *last, struct err *e)
+{
+    struct mtp_batch m = {0};
+    struct stream out = {0};
+
+    mtp_batch_init(&m, p->options->batch);
+    struct observer o = begin_layer(p, p->plan->source->arch.layers, m.batch.tokens);
+    bool ok = (m.batch.tokens == 0 || forward_mtp(p->forward, &m, last, &out, &o, e)) &&
+              pipeline_silent_experts(p, e) && finish_layer(p, NULL, e);
+    pipeline_flows_release(p);
+    stream_close(&out);
+    mtp_batch_release(&m);
+    return ok;
+}
+
+/* ---- the whole ---- */
+
+static bool any_calibrated(const struct pipeline *p, uint64_t layer)
+{
+    for (size_t i = 0; i < p->plan->weight_count; i++)
+        if (p->out->rows[i].calibrated && p->plan->weights[i]->id.layer == (int64_t)layer)
+            return true;
+    return false;
+}
+
+static bool enter(struct pipeline *p, uint64_t first, struct stream *in, struct err *e)
+{
+    return first == 0 ? forward_embed(p->forward, in, e) : load_stream(p, first - 1, in, e);
+}
+
+static bool run_layers(struct pipeline *p, struct err *e)
+{
+    uint64_t layers = p->plan->source->arch.layers, first = p->journal->layers_done;
+    bool mtp = first <= layers && any_calibrated(p, layers);
+    struct stream streams[2] = {{0}, {0}};
+    bool ok = true;
+
+    if (first >= layers + mtp)
+        return true;
+    ok = forward_stream(p->forward, &streams[0], e) && forward_stream(p->forward, &streams[1], e) &&
+         enter(p, first, &streams[first % 2], e);
+    for (uint64_t layer = first; layer < layers && ok; layer++) {
+        if (signal_cancelled())
+            ok = err_set(e, ERR_CANCELLED, "interrupted");
+        else
+            ok = run_layer(p, layer, &streams[layer % 2], &streams[(layer + 1) % 2], e);
+    }
+    if (ok && mtp)
+        ok = run_mtp(p, &streams[layers % 2], e);
+    stream_close(&streams[0]);
+    stream_close(&streams[1]);
+    return ok;
+}
+
+/* The plain weights of these shards were written by run_plan, the others here: now each is whole. */
+static bool finish_shards(struct pipeline *p, struct err *e)
+{
+    for (uint32_t i = 0; i < p->out->shard_count; i++) {
+        const struct plan_shard *s = &p->out->shards[i];
+        if (!s->calibrated || p->result->sha256[i][0] != '\0')
+            continue;
+        struct shard_file *f = open_shard(p, i, e);
+        if (!f)
+            return false;
+        shard_file_hash(f, 0, NULL, s->bytes - s->prefix.bytes - s->suffix.bytes);
+        if (!shard_file_commit(f, e))
+            return false;
+        memcpy(p->result->sha256[i], f->sha256, HASH_HEX_BYTES);
+        journal_shard(p->journal, p->output, i, f->sha256);
+        if (!journal_flush(p->journal, e))
+            return false;
+    }
+    drop_stream(p, p->plan->source->arch.layers - 1);
+    return true;
+}
+
+/* Experts at a time: as many as leave the forward pass a quarter of the budget. How many changes no byte. */
+static void choose_threads(struct pipeline *p, const struct pipeline_options *o)
+{
+    p->threads = o->threads > 0 ? o->threads : pool_cpu_count();
+    while (o->memory_bytes > 0 && p->threads > 1 && pipeline_room_bytes(p) * p->threads > o->memory_bytes / 4 * 3)
+        p->threads--;
+}
+
+static bool open_forward(struct pipeline *p, const struct pipeline_options *o, struct err *e)
+{
+    choose_threads(p, o);
+    size_t rooms = pipeline_room_bytes(p) * p->threads;
+    struct forward_options f = {.threads = p->threads, .memory_bytes = o->memory_bytes, .scratch_dir = p->stage->dir};
+
+    if (o->memory_bytes > 0 && rooms >= o->memory_bytes)
+        return err_set(e, ERR_LIMIT, "--memory %llu is less than the %llu bytes that %u experts at a time need",
+                       (unsigned long long)o->memory_bytes, (unsigned long long)rooms, p->threads);
+    if (o->memory_bytes > 0)
+        f.memory_bytes -= rooms;
+    return forward_open(&p->forward, p->plan->source, &f, e) && forward_begin(p->forward, o->batch, e);
+}
+
+static bool is_whole(const struct pipeline *p)
+{
+    for (size_t i = 0; i < p->out->shard_count; i++)
+        if (p->out->shards[i].calibrated && p->result->sha256[i][0] == '\0')
+            return false;
+    return true;
+}
+
+bool pipeline_run(struct plan *plan, size_t output, const struct pipeline_options *o, struct stage *stage,
+                  struct journal *journal, struct run_result *result, struct progress *progress, struct err *e)
+{
+    struct pipeline p = {
+        .plan = plan,
+        .output = output,
+        .out = &plan->outputs[output],
+        .options = o,
+        .stage = stage,
+        .journal = journal,
+        .result = result,
+        .progress = progress,
+        .kernel = kernel_get(),
+        .files = mem_alloc(plan->outputs[output].shard_count * sizeof *p.files),
+        .experts = mem_alloc((plan->source->arch.experts + 1) * sizeof *p.experts),
+    };
+    bool ok = is_whole(&p);
+
+    pthread_mutex_init(&p.lock, NULL);
+    if (ok)
+        goto done;
+    if (!open_forward(&p, o, e))
+        goto done;
+    pipeline_rooms_make(&p);
+    ok = run_layers(&p, e) && finish_shards(&p, e);
+done:
+    pipeline_rooms_release(&p);
+    forward_close(p.forward);
+    for (size_t i = 0; i < p.out->shard_count; i++)
+        shard_file_release(&p.files[i]);
+    mem_free(p.scratch);
+    mem_free(p.held);
+    mem_free(p.experts);
+    mem_free(p.files);
+    pthread_mutex_destroy(&p.lock);
+    return ok;
+}

@@ -1,0 +1,162 @@
+/* Linears that all tokens go through: attention, dense layers, shared experts; and the input of the routed ones as a
+ * whole, which is their prior. */
+#include <string.h>
+
+#include "convert/pipeline_private.h"
+#include "quant/vecmath.h"
+
+/* Which input a linear reads, by the role that names it. */
+static enum role input_of(enum role role)
+{
+    static const enum role shared[ROLE_COUNT] = {
+        [ROLE_Q_PROJ] = ROLE_Q_A_PROJ,
+        [ROLE_KV_A_PROJ] = ROLE_Q_A_PROJ,
+        [ROLE_DENSE_UP] = ROLE_DENSE_GATE,
+        [ROLE_SHARED_UP] = ROLE_SHARED_GATE,
+    };
+
+    return shared[role] != ROLE_UNKNOWN ? shared[role] : role;
+}
+
+void pipeline_flows_want(struct pipeline *p)
+{
+    for (enum role role = 0; role < ROLE_COUNT; role++)
+        if (p->linear[role] > 0)
+            p->flows[input_of(role)].wanted = true;
+    p->flows[ROLE_ROUTER].wanted = p->any_expert;
+}
+
+void pipeline_flows_release(struct pipeline *p)
+{
+    for (enum role role = 0; role < ROLE_COUNT; role++) {
+        struct flow *f = &p->flows[role];
+        mem_free(f->moments.sum);
+        mem_free(f->chunk);
+        mem_free(f->kept);
+        mem_free(f->memory);
+        *f = (struct flow){0};
+    }
+    for (size_t i = 0; i < p->held_count; i++)
+        mem_free(p->held[i]);
+    p->held_count = 0;
+}
+
+struct expert_layer pipeline_prior(const struct pipeline *p)
+{
+    const struct flow *f = &p->flows[ROLE_ROUTER];
+
+    return (struct expert_layer){
+        .prior = f->moments.sum ? &f->moments : NULL, .sample = f->kept, .sample_tokens = f->kept_tokens};
+}
+
+/* The main thread's scratch is as large as the largest need so far. */
+static void *scratch_for(struct pipeline *p, size_t bytes)
+{
+    if (bytes > p->scratch_bytes) {
+        mem_free(p->scratch);
+        p->scratch = mem_aligned(bytes);
+        p->scratch_bytes = bytes;
+    }
+    return p->scratch;
+}
+
+/* ---- inputs ---- */
+
+static void flow_open(struct pipeline *p, struct flow *f, size_t cols)
+{
+    f->chunk = mem_aligned(PIPELINE_CHUNK * cols * sizeof *f->chunk);
+    f->kept = mem_aligned(PIPELINE_SPREAD_TOKENS * cols * sizeof *f->kept);
+    moments_init(&f->moments, p->kernel, cols, mem_aligned(moments_bytes(cols)));
+}
+
+static void flow_add(struct pipeline *p, struct flow *f)
+{
+    size_t cols = f->moments.cols;
+
+    moments_add(&f->moments, f->chunk, cols, f->chunk_tokens, p->threads, scratch_for(p, moments_scratch_bytes(cols)));
+    f->chunk_tokens = 0;
+}
+
+/* The kept tokens' spread stands for that of all (quant/shrink.h). */
+static bool flow_close(struct pipeline *p, struct flow *f, struct err *e)
+{
+    struct moments *m = &f->moments;
+
+    flow_add(p, f);
+    if (!moments_close(m))
+        return err_set(e, ERR_FORMAT, "layer %llu: second moments of an input are past the range of float32",
+                       (unsigned long long)p->layer);
+    moments_spread(m, f->kept, m->cols, f->kept_tokens, scratch_for(p, moments_scratch_bytes(m->cols)));
+    return true;
+}
+
+bool pipeline_on_input(void *ctx, const struct linear_input *in, struct err *e)
+{
+    struct pipeline *p = ctx;
+    struct flow *f = &p->flows[input_of(in->role)];
+    uint64_t all = p->tokens, cap = MOMENTS_CAP_PER_COL * in->cols;
+
+    if (!f->wanted)
+        return true;
+    if (!f->chunk)
+        flow_open(p, f, in->cols);
+    for (size_t t = 0; t < in->tokens; t++, f->seen++) {
+        if (!moments_takes(f->seen, all, cap))
+            continue;
+        float *row = f->chunk + f->chunk_tokens++ * in->cols;
+        p->kernel->vec->round_bf16(row, in->x + t * in->x_stride, in->cols);
+        if (moments_takes(f->seen, all, PIPELINE_SPREAD_TOKENS))
+            memcpy(f->kept + f->kept_tokens++ * in->cols, row, in->cols * sizeof *row);
+        if (f->chunk_tokens == PIPELINE_CHUNK)
+            flow_add(p, f);
+    }
+    return f->seen < all || flow_close(p, f, e);
+}
+
+/* ---- rounding ---- */
+
+static struct calibrated *flow_calibrated(struct pipeline *p, struct flow *f, enum method method)
+{
+    size_t cols = f->moments.cols;
+    struct calibrated_options o = calibrated_defaults(method);
+
+    if (f->memory && f->calibrated.options.method == method)
+        return &f->calibrated;
+    if (!f->memory)
+        f->memory = mem_aligned(calibrated_bytes(cols));
+    calibrated_make(&f->calibrated, p->kernel, &o, &f->moments, NULL, p->threads, f->memory,
+                    scratch_for(p, calibrated_scratch_bytes(cols)));
+    return &f->calibrated;
+}
+
+static void hold(struct pipeline *p, void *memory)
+{
+    p->held = mem_grow(p->held, p->held_count + 1, sizeof *p->held);
+    p->held[p->held_count++] = memory;
+}
+
+bool pipeline_on_linear(void *ctx, uint64_t layer, enum role role, struct coded *w, struct err *e)
+{
+    struct pipeline *p = ctx;
+    uint32_t row = p->linear[role];
+    struct flow *f = &p->flows[input_of(role)];
+    struct rounded rounded = {0};
+
+    (void)layer;
+    if (row == 0)
+        return true;
+    const struct plan_row *to = &p->out->rows[row - 1];
+    struct loss_matrix m = {.from = w->scheme, .to = to->scheme, .rows = w->rows, .cols = w->cols, .in = w->parts};
+    struct calibrated *c = flow_calibrated(p, f, to->scheme.method);
+    uint8_t *out = mem_aligned(pipeline_out_bytes(to, NULL, &m.out));
+    hold(p, out);
+    pipeline_out_bytes(to, out, &m.out);
+    if (!calibrated_round(c, &m, scratch_for(p, calibrated_round_scratch_bytes(&m)), &rounded, e))
+        return err_in(e, "'%s'", to->weight->name);
+    struct calibrated_result about = {.to_diagonal = c->has_moments ? c->shrunk.to_diagonal : 0, .tokens = f->seen};
+    if (!pipeline_put(p, row - 1, &m.out, &rounded, &about, e))
+        return false;
+    if (p->options->propagate)
+        *w = (struct coded){.scheme = to->scheme, .rows = m.rows, .cols = m.cols, .parts = m.out};
+    return true;
+}

@@ -1,0 +1,96 @@
+/* Inside the pipeline: for its own files. The lock guards shard files, results and `wrote`; all else in struct
+ * pipeline is the main thread's, and workers read it while experts run. */
+#ifndef CONVERT_PIPELINE_PRIVATE_H
+#define CONVERT_PIPELINE_PRIVATE_H
+
+#include <pthread.h>
+
+#include "convert/calibrated_result.h"
+#include "convert/journal.h"
+#include "convert/pipeline.h"
+#include "convert/shard_file.h"
+#include "quant/calibrated.h"
+#include "quant/expert.h"
+#include "verify/forward.h"
+#include "verify/layer_weights.h"
+
+/* Tokens of an input that are added at a time. */
+#define PIPELINE_CHUNK 256u
+/* Tokens whose spread stands for that of all, where an input goes by once (quant/moments.h). */
+#define PIPELINE_SPREAD_TOKENS 2048u
+
+/* One input of a linear that all tokens go through, while its layer runs. */
+struct flow {
+    bool wanted;
+    struct moments moments; /* sum owned */
+    float *chunk;           /* [PIPELINE_CHUNK][cols]: taken, not yet added */
+    size_t chunk_tokens;
+    float *kept; /* [PIPELINE_SPREAD_TOKENS][cols] */
+    size_t kept_tokens;
+    uint64_t seen;
+    struct calibrated calibrated;
+    void *memory; /* calibrated's; NULL: not made yet */
+};
+
+/* A worker's memory for one expert; there before the first layer. */
+struct expert_room {
+    void *memory, *out; /* of quant/expert.h */
+    uint8_t *in;        /* an expert that no token reached, as it is stored; the first worker's */
+};
+
+struct pipeline {
+    struct plan *plan;
+    size_t output;
+    const struct plan_output *out;
+    const struct pipeline_options *options;
+    struct stage *stage;
+    struct journal *journal;
+    struct run_result *result;
+    struct progress *progress;
+    struct forward *forward;
+    struct shard_file *files; /* [shard_count] */
+    unsigned threads;
+    const struct kernel *kernel;
+
+    pthread_mutex_t lock;
+
+    /* the layer that runs */
+    uint64_t layer;
+    uint64_t tokens;                /* that go through it: the batch's, fewer in an MTP layer */
+    uint32_t linear[ROLE_COUNT];    /* row index + 1 of a calibrated weight that is no expert's */
+    uint32_t (*experts)[MLP_PARTS]; /* [experts]: row index + 1 of its weights, when one of them is calibrated */
+    bool any_expert;
+    struct flow flows[ROLE_COUNT]; /* by the role that names the input */
+    void *scratch;                 /* the main thread's; grows with the layer's need */
+    size_t scratch_bytes;
+    void **held; /* rounded linears, until the layer is over */
+    size_t held_count;
+    struct expert_room *rooms; /* [threads] */
+};
+
+/* ---- pipeline.c ---- */
+
+/* Writes a rounded weight and keeps what became of it. Any thread. */
+bool pipeline_put(struct pipeline *p, uint32_t row, const struct slices *out, const struct rounded *rounded,
+                  const struct calibrated_result *about, struct err *e) CHECKED;
+size_t pipeline_out_bytes(const struct plan_row *row, uint8_t *memory, struct slices *out);
+
+/* ---- pipeline_linear.c: what all tokens go through ---- */
+
+bool pipeline_on_input(void *ctx, const struct linear_input *in, struct err *e) CHECKED;
+bool pipeline_on_linear(void *ctx, uint64_t layer, enum role role, struct coded *w, struct err *e) CHECKED;
+void pipeline_flows_want(struct pipeline *p); /* from linear and any_expert */
+void pipeline_flows_release(struct pipeline *p);
+struct expert_layer pipeline_prior(const struct pipeline *p); /* what the layer's experts share */
+
+/* ---- pipeline_expert.c ---- */
+
+void pipeline_rooms_make(struct pipeline *p);
+size_t pipeline_room_bytes(struct pipeline *p); /* of one worker */
+void pipeline_rooms_release(struct pipeline *p);
+bool pipeline_on_expert(void *ctx, unsigned worker, const struct expert_call *c, struct coded mlp[3],
+                        struct err *e) CHECKED;
+/* Experts of the layer that no token reached. */
+bool pipeline_silent_experts(struct pipeline *p, struct err *e) CHECKED;
+
+#endif

@@ -1,0 +1,647 @@
+/* Bundles that are spoilt in one way each, and found out by the name of it. */
+#include <string.h>
+
+#include "formats/base/file.h"
+#include "formats/index.h"
+#include "tests/bundle_support.h"
+#include "tests/convert_support.h"
+#include "tests/ct.h"
+#include "verify/verification.h"
+
+#define SAMPLE "samples/tiny-v3"
+
+#define EXPERT    "model.layers.1.mlp.experts.3.up_proj.weight"
+#define ROUTER    "model.layers.1.mlp.gate.weight"
+#define BIAS      "model.layers.1.mlp.gate.e_score_correction_bias"
+#define NORM      "model.layers.2.input_layernorm.weight"
+#define ATTENTION "model.layers.2.self_attn.o_proj.weight"
+
+/* ---- ways to spoil one ---- */
+
+static void poke16(const char *dir, const char *tensor, uint64_t at, uint16_t value)
+{
+    bundle_poke(dir, tensor, at * 2, &value, sizeof value);
+}
+
+static void poke32(const char *dir, const char *tensor, uint64_t at, uint32_t value)
+{
+    bundle_poke(dir, tensor, at * 4, &value, sizeof value);
+}
+
+static void poke_bytes(const char *dir, const char *tensor, uint8_t value, size_t bytes)
+{
+    uint8_t *data = mem_alloc(bytes);
+
+    memset(data, value, bytes);
+    bundle_poke(dir, tensor, 0, data, bytes);
+    mem_free(data);
+}
+
+static void flip_byte(const char *dir)
+{
+    uint8_t byte = 0;
+
+    bundle_peek(dir, EXPERT "_packed", 777, &byte, 1);
+    byte ^= 0x10;
+    bundle_poke(dir, EXPERT "_packed", 777, &byte, 1);
+}
+
+static void truncate_shard(const char *dir)
+{
+    struct arena a = {0};
+
+    bundle_truncate(dir, bundle_shard_of(&a, dir, EXPERT "_packed"), 100);
+    arena_release(&a);
+}
+
+static void remove_shard(const char *dir)
+{
+    struct arena a = {0};
+
+    bundle_remove(dir, bundle_shard_of(&a, dir, EXPERT "_packed"));
+    arena_release(&a);
+}
+
+static void add_shard(const char *dir)
+{
+    struct arena a = {0};
+    struct err e = {0};
+    const char *shard = bundle_shard_of(&a, dir, EXPERT "_packed");
+
+    EXPECT_OK(file_copy(path_join(&a, dir, shard), path_join(&a, dir, "consolidated.safetensors"), &e), e);
+    arena_release(&a);
+}
+
+static void spoil_header(const char *dir)
+{
+    struct arena a = {0};
+
+    bundle_replace(dir, bundle_shard_of(&a, dir, EXPERT "_packed"), "{", "[");
+    arena_release(&a);
+}
+
+static void add_file(const char *dir)
+{
+    struct arena a = {0};
+    struct err e = {0};
+
+    EXPECT_OK(file_write_whole(path_join(&a, dir, "notes.txt"), "x", 1, &e), e);
+    arena_release(&a);
+}
+
+static void index_absent(const char *dir)
+{
+    bundle_replace(dir, INDEX_FILE_NAME, "\"" EXPERT "_packed\"",
+                   "\"model.ghost.weight\": \"model-00001-of-00004.safetensors\",\n\"" EXPERT "_packed\"");
+}
+
+static void index_lacks(const char *dir)
+{
+    bundle_replace(dir, INDEX_FILE_NAME, "\"" EXPERT "_packed\"", "\"model.ghost.weight\"");
+}
+
+static void index_wrong_shard(const char *dir)
+{
+    bundle_replace(dir, INDEX_FILE_NAME, "\"model.embed_tokens.weight\": \"model-00001",
+                   "\"model.embed_tokens.weight\": \"model-00002");
+}
+
+static void index_total(const char *dir)
+{
+    bundle_replace(dir, INDEX_FILE_NAME, "\"total_size\": 1", "\"total_size\": 2");
+}
+
+static void index_spoilt(const char *dir)
+{
+    bundle_replace(dir, INDEX_FILE_NAME, "weight_map", "weight_mop");
+}
+
+static void index_gone(const char *dir)
+{
+    bundle_remove(dir, INDEX_FILE_NAME);
+}
+
+static void scale_zero(const char *dir)
+{
+    poke16(dir, EXPERT "_scale", 5, 0);
+}
+
+static void scale_nan(const char *dir)
+{
+    poke16(dir, EXPERT "_scale", 5, 0x7FC0);
+}
+
+static void scale_inf(const char *dir)
+{
+    poke16(dir, EXPERT "_scale", 5, 0xFF80);
+}
+
+static void scale_denormal(const char *dir)
+{
+    poke16(dir, EXPERT "_scale", 5, 0x0012);
+}
+
+static void scale_huge(const char *dir)
+{
+    poke16(dir, EXPERT "_scale", 5, 0x4600);
+}
+
+static void scale_dtype(const char *dir)
+{
+    bundle_edit_header(dir, EXPERT "_scale", "BF16", "I16");
+}
+
+static void scale_shape(const char *dir)
+{
+    bundle_edit_header(dir, EXPERT "_scale", "[128,2]", "[2,128]");
+}
+
+static void scale_renamed(const char *dir)
+{
+    bundle_edit_header(dir, EXPERT "_scale", "", "");
+    bundle_edit_header(dir, EXPERT "_packed", "weight_scale\"", "weight_scal3\"");
+    bundle_replace(dir, INDEX_FILE_NAME, EXPERT "_scale", EXPERT "_scal3");
+}
+
+static void shape_wrong(const char *dir)
+{
+    bundle_edit_header(dir, ATTENTION, "[256,256]", "[128,512]");
+}
+
+static void packed_shape(const char *dir)
+{
+    poke32(dir, EXPERT "_shape", 0, 64);
+}
+
+static void hidden_size(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"hidden_size\": 256", "\"hidden_size\": 512");
+}
+
+static void config_spoilt(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"hidden_size\"", "\"hidden_siz3\"");
+}
+
+static void config_gone(const char *dir)
+{
+    bundle_remove(dir, "config.json");
+}
+
+static void quant_unsaid(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"quantization_config\"", "\"quantization_c0nfig\"");
+}
+
+static void quant_spoilt(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"num_bits\": 4", "\"num_bits\": 400");
+}
+
+static void group_size(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"group_size\": 128", "\"group_size\": 64");
+}
+
+static void quant_format(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"pack-quantized\"", "\"float-quantized\"");
+}
+
+static void ignore_less(const char *dir)
+{
+    bundle_replace(dir, "config.json", "shared_experts\\\\..*\"", "sh4red_experts\\\\..*\"");
+}
+
+static void ignore_more(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"ignore\": [", "\"ignore\": [\"re:.*mlp.experts.*\",");
+}
+
+static void ignore_unmatched(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"ignore\": [", "\"ignore\": [\"vision_tower\",");
+}
+
+static void mtp_more(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"num_nextn_predict_layers\": 1", "\"num_nextn_predict_layers\": 2");
+}
+
+static void mtp_none(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"num_nextn_predict_layers\": 1", "\"num_nextn_predict_layers\": 0");
+}
+
+static void router_fp8(const char *dir)
+{
+    bundle_edit_header(dir, ROUTER, "\"BF16\",\"shape\":[16,256]", "\"F8_E4M3\",\"shape\":[16,512]");
+}
+
+static void bias_bf16(const char *dir)
+{
+    bundle_edit_header(dir, BIAS, "\"F32\",\"shape\":[16]", "\"BF16\",\"shape\":[32]");
+}
+
+static void norm_fp8(const char *dir)
+{
+    bundle_edit_header(dir, NORM, "\"BF16\",\"shape\":[256]", "\"F8_E4M3\",\"shape\":[512]");
+}
+
+static void norm_f16(const char *dir)
+{
+    bundle_edit_header(dir, NORM, "\"BF16\"", "\"F16\"");
+}
+
+static void tokenizer_gone(const char *dir)
+{
+    bundle_remove(dir, "tokenizer.json");
+}
+
+static void tokenizer_spoilt(const char *dir)
+{
+    bundle_replace(dir, "tokenizer.json", "\"merges\"", "\"m3rges\"");
+}
+
+static void generation_spoilt(const char *dir)
+{
+    bundle_replace(dir, "generation_config.json", "}", "");
+}
+
+static void generation_gone(const char *dir)
+{
+    bundle_remove(dir, "generation_config.json");
+}
+
+static void eos_past_vocabulary(const char *dir)
+{
+    bundle_replace(dir, "generation_config.json", "\"eos_token_id\": 1", "\"eos_token_id\": [1, 4096]");
+}
+
+static void value_nan(const char *dir)
+{
+    poke16(dir, NORM, 255, 0x7FC1);
+}
+
+static void value_inf(const char *dir)
+{
+    poke16(dir, ATTENTION, 256 * 256 - 1, 0xFF80);
+}
+
+static void weight_empty(const char *dir)
+{
+    poke_bytes(dir, ATTENTION, 0, 256 * 256 * 2);
+}
+
+static void group_empty(const char *dir)
+{
+    poke_bytes(dir, EXPERT "_packed", 0x88, 64);
+}
+
+/* ---- FP8 ---- */
+
+static void fp8_nan(const char *dir)
+{
+    bundle_poke(dir, ATTENTION, 12345, "\x7f", 1);
+}
+
+static void fp8_scale_negative(const char *dir)
+{
+    poke32(dir, ATTENTION "_scale_inv", 1, 0xBA000000u);
+}
+
+/* What a converter did that divided by 448 twice: every scale of the matrix. */
+static void fp8_scale_twice(const char *dir)
+{
+    float scales[4];
+
+    bundle_peek(dir, ATTENTION "_scale_inv", 0, scales, sizeof scales);
+    for (size_t i = 0; i < 4; i++)
+        scales[i] /= 448;
+    bundle_poke(dir, ATTENTION "_scale_inv", 0, scales, sizeof scales);
+}
+
+static void fp8_scale_not_pow2(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"fmt\": \"e4m3\"", "\"fmt\": \"e4m3\", \"scale_fmt\": \"ue8m0\"");
+}
+
+/* ---- the manifest ---- */
+
+static void drop_row(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->row_count--;
+}
+
+static void row_missing(const char *dir)
+{
+    bundle_edit_manifest(dir, drop_row);
+}
+
+static void repeat_row(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->rows[1] = m->rows[0];
+}
+
+static void row_twice(const char *dir)
+{
+    bundle_edit_manifest(dir, repeat_row);
+}
+
+static void rename_tensor(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->rows[7].tensors[0] = "model.ghost.weight";
+}
+
+static void row_tensor(const char *dir)
+{
+    bundle_edit_manifest(dir, rename_tensor);
+}
+
+static void change_scheme(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->rows[0].scheme = "F32";
+}
+
+static void row_scheme(const char *dir)
+{
+    bundle_edit_manifest(dir, change_scheme);
+}
+
+static void change_shape(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->rows[0].shape[0]++;
+}
+
+static void row_shape(const char *dir)
+{
+    bundle_edit_manifest(dir, change_shape);
+}
+
+static void change_hash(struct manifest *m, struct arena *a)
+{
+    char *hex = arena_strdup(a, m->files[1].sha256);
+
+    hex[63] = hex[63] == '0' ? '1' : '0';
+    m->files[1].sha256 = hex;
+}
+
+static void hash_wrong(const char *dir)
+{
+    bundle_edit_manifest(dir, change_hash);
+}
+
+static void climb_out(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->files[0].name = "../outside";
+}
+
+static void file_outside(const char *dir)
+{
+    bundle_edit_manifest(dir, climb_out);
+}
+
+static void manifest_spoilt(const char *dir)
+{
+    bundle_replace(dir, MANIFEST_NAME, "\"weights\"", "\"w3ights\"");
+}
+
+static void change_error(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    for (size_t i = 0; i < m->row_count; i++)
+        if (m->rows[i].error > 0)
+            m->rows[i].error *= 1.01;
+}
+
+static void error_wrong(const char *dir)
+{
+    bundle_edit_manifest(dir, change_error);
+}
+
+static void change_config_hash(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->config_sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+}
+
+static void another_source(const char *dir)
+{
+    bundle_edit_manifest(dir, change_config_hash);
+}
+
+static void change_sources(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->rows[0].sources[0] = "model.ghost.weight";
+}
+
+static void source_ghost(const char *dir)
+{
+    bundle_edit_manifest(dir, change_sources);
+}
+
+static void change_method(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->rows[0].method = "astrology";
+}
+
+static void method_unknown(const char *dir)
+{
+    bundle_edit_manifest(dir, change_method);
+}
+
+static void nothing(const char *dir)
+{
+    (void)dir;
+}
+
+/* ---- the table ---- */
+
+enum base { BASE_INT4, BASE_FP8, BASE_SPLIT, BASE_COUNT };
+enum how {
+    HOW_PLAIN = 0,
+    HOW_REHASH = 1, /* quern.json is brought up to date: lint finds it without the hashes */
+    HOW_DEEP = 2,
+    HOW_SOURCE = 4,
+};
+
+static const struct defect {
+    const char *rule;
+    void (*plant)(const char *dir);
+    enum base base;
+    unsigned how;
+} defects[] = {
+    {"shard-truncated", truncate_shard, BASE_INT4, HOW_REHASH},
+    {"file-size", truncate_shard, BASE_INT4, HOW_PLAIN},
+    {"file-hash", flip_byte, BASE_INT4, HOW_PLAIN},
+    {"shard-missing", remove_shard, BASE_INT4, HOW_PLAIN},
+    {"file-missing", remove_shard, BASE_INT4, HOW_PLAIN},
+    {"weight-missing", remove_shard, BASE_INT4, HOW_PLAIN},
+    {"shard-extra", add_shard, BASE_INT4, HOW_PLAIN},
+    {"file-extra", add_file, BASE_INT4, HOW_PLAIN},
+    {"shard-malformed", spoil_header, BASE_INT4, HOW_REHASH},
+    {"index-names-absent-tensor", index_absent, BASE_INT4, HOW_REHASH},
+    {"index-lacks-tensor", index_lacks, BASE_INT4, HOW_REHASH},
+    {"index-wrong-shard", index_wrong_shard, BASE_INT4, HOW_REHASH},
+    {"index-total-size", index_total, BASE_INT4, HOW_REHASH},
+    {"index-malformed", index_spoilt, BASE_INT4, HOW_REHASH},
+    {"index-missing", index_gone, BASE_INT4, HOW_PLAIN},
+    {"scale-zero", scale_zero, BASE_INT4, HOW_REHASH},
+    {"scale-nan", scale_nan, BASE_INT4, HOW_REHASH},
+    {"scale-inf", scale_inf, BASE_INT4, HOW_REHASH},
+    {"scale-denormal", scale_denormal, BASE_INT4, HOW_REHASH},
+    {"scale-absurd", scale_huge, BASE_INT4, HOW_REHASH},
+    {"scale-dtype", scale_dtype, BASE_INT4, HOW_REHASH},
+    {"scale-shape", scale_shape, BASE_INT4, HOW_REHASH},
+    {"scale-missing", scale_renamed, BASE_INT4, HOW_REHASH},
+    {"shape-mismatch", shape_wrong, BASE_INT4, HOW_REHASH},
+    {"packed-shape", packed_shape, BASE_INT4, HOW_REHASH},
+    {"shape-mismatch", hidden_size, BASE_INT4, HOW_REHASH},
+    {"config-malformed", config_spoilt, BASE_INT4, HOW_REHASH},
+    {"config-missing", config_gone, BASE_INT4, HOW_PLAIN},
+    {"quant-config-missing", quant_unsaid, BASE_INT4, HOW_REHASH},
+    {"quant-config-malformed", quant_spoilt, BASE_INT4, HOW_REHASH},
+    {"quant-config-mismatch", group_size, BASE_INT4, HOW_REHASH},
+    {"quant-format", quant_format, BASE_INT4, HOW_REHASH},
+    {"quant-ignore", ignore_less, BASE_INT4, HOW_REHASH},
+    {"quant-ignore", ignore_more, BASE_INT4, HOW_REHASH},
+    {"quant-ignore-unmatched", ignore_unmatched, BASE_INT4, HOW_REHASH},
+    {"fused-split", nothing, BASE_SPLIT, HOW_PLAIN},
+    {"mtp-missing", mtp_more, BASE_INT4, HOW_REHASH},
+    {"mtp-undeclared", mtp_none, BASE_INT4, HOW_REHASH},
+    {"router-quantized", router_fp8, BASE_INT4, HOW_REHASH},
+    {"router-bias-narrowed", bias_bf16, BASE_INT4, HOW_REHASH},
+    {"norm-quantized", norm_fp8, BASE_INT4, HOW_REHASH},
+    {"norm-dtype", norm_f16, BASE_INT4, HOW_REHASH},
+    {"tokenizer-missing", tokenizer_gone, BASE_INT4, HOW_PLAIN},
+    {"tokenizer-malformed", tokenizer_spoilt, BASE_INT4, HOW_REHASH},
+    {"side-file-malformed", generation_spoilt, BASE_INT4, HOW_REHASH},
+    {"generation-config-missing", generation_gone, BASE_INT4, HOW_PLAIN},
+    {"token-id-range", eos_past_vocabulary, BASE_INT4, HOW_REHASH},
+    {"value-nan", value_nan, BASE_INT4, HOW_REHASH | HOW_DEEP},
+    {"value-inf", value_inf, BASE_INT4, HOW_REHASH | HOW_DEEP},
+    {"weight-empty", weight_empty, BASE_INT4, HOW_REHASH | HOW_DEEP},
+    {"group-empty", group_empty, BASE_INT4, HOW_REHASH | HOW_DEEP},
+    {"value-nan", fp8_nan, BASE_FP8, HOW_REHASH | HOW_DEEP},
+    {"scale-negative", fp8_scale_negative, BASE_FP8, HOW_REHASH},
+    {"scale-absurd", fp8_scale_twice, BASE_FP8, HOW_REHASH},
+    {"scale-not-pow2", fp8_scale_not_pow2, BASE_FP8, HOW_REHASH},
+    {"row-missing", row_missing, BASE_INT4, HOW_PLAIN},
+    {"row-twice", row_twice, BASE_INT4, HOW_PLAIN},
+    {"row-tensor-missing", row_tensor, BASE_INT4, HOW_PLAIN},
+    {"row-scheme", row_scheme, BASE_INT4, HOW_PLAIN},
+    {"row-shape", row_shape, BASE_INT4, HOW_PLAIN},
+    {"file-hash", hash_wrong, BASE_INT4, HOW_PLAIN},
+    {"manifest-malformed", manifest_spoilt, BASE_INT4, HOW_PLAIN},
+    {"manifest-malformed", file_outside, BASE_INT4, HOW_PLAIN},
+    {"source-mismatch", flip_byte, BASE_INT4, HOW_REHASH | HOW_SOURCE},
+    {"source-mismatch", fp8_scale_twice, BASE_FP8, HOW_REHASH | HOW_SOURCE},
+    {"source-error", error_wrong, BASE_INT4, HOW_SOURCE},
+    {"source-config", another_source, BASE_INT4, HOW_SOURCE},
+    {"source-tensor-missing", source_ghost, BASE_INT4, HOW_SOURCE},
+    {"source-unused", source_ghost, BASE_INT4, HOW_SOURCE},
+    {"method-unknown", method_unknown, BASE_INT4, HOW_SOURCE},
+    {"side-file-lost", generation_gone, BASE_INT4, HOW_SOURCE},
+    {"side-file-changed", eos_past_vocabulary, BASE_INT4, HOW_REHASH | HOW_SOURCE},
+};
+
+static const char *bases[BASE_COUNT];
+
+static bool make_bases(struct arena *a)
+{
+    static const char *const recipes[BASE_COUNT] = {
+        [BASE_INT4] = "int4:g128:absmax", /* searching takes the reference kernel seconds */
+        [BASE_FP8] = "fp8",
+        [BASE_SPLIT] = "[{\"match\": \"expert_gate\", \"scheme\": \"int4\", \"group\": 128, \"method\": \"absmax\"}, "
+                       "{\"match\": \"*\", \"scheme\": \"bf16\"}]",
+    };
+    const char *dir = ct_temp_dir();
+    struct err e = {0};
+
+    for (enum base b = 0; b < BASE_COUNT && e.code == ERR_NONE; b++) {
+        struct conversion_case c = {.recipe = recipes[b], .options = {.shard_bytes = 4500000}};
+        bases[b] = arena_printf(a, "%s/base-%d", dir, (int)b);
+        EXPECT_OK(support_convert(SAMPLE, bases[b], &c, &e), e);
+    }
+    return e.code == ERR_NONE;
+}
+
+static bool verify_dir(struct verification *v, const char *dir, unsigned how)
+{
+    struct verify_options o = {.quiet = true, .deep = how & HOW_DEEP, .sample_percent = 100, .threads = 2};
+    struct err e = {0};
+
+    o.source = how & HOW_SOURCE ? SAMPLE : NULL;
+    EXPECT_OK(verify_run(v, dir, &o, &e), e);
+    return e.code == ERR_NONE;
+}
+
+/* All that is shown when the wanted one is not there. */
+static void expect_finding(const struct verification *v, const char *id)
+{
+    struct verify_show show = {0};
+    struct buf text = {0};
+
+    EXPECT_TRUE(rule_find(id) != RULE_MALFORMED);
+    if (!findings_has(&v->findings, rule_find(id))) {
+        verify_print_text(v, &show, &text);
+        EXPECT_STR_HAS(text.data, id);
+    }
+    buf_release(&text);
+}
+
+TEST(verify_defects, every_planted_one_is_found_by_its_name)
+{
+    struct arena a = {0};
+    const char *dir = ct_temp_dir();
+
+    ASSERT_TRUE(make_bases(&a));
+    for (size_t i = 0; i < sizeof defects / sizeof defects[0]; i++) {
+        const struct defect *d = &defects[i];
+        const char *copy = arena_printf(&a, "%s/%zu", dir, i);
+        struct verification v;
+        struct err e = {0};
+        ct_case("%s (%zu)", d->rule, i);
+        bundle_copy(bases[d->base], copy);
+        d->plant(copy);
+        if (d->how & HOW_REHASH)
+            bundle_rehash(copy);
+        if (verify_dir(&v, copy, d->how)) {
+            expect_finding(&v, d->rule);
+            bool defective = findings_count(&v.findings, SEVERITY_ERROR) > 0;
+            bool wanted = rule_get(rule_find(d->rule))->severity == SEVERITY_ERROR;
+            EXPECT_TRUE(defective || !wanted);
+            verify_release(&v);
+        }
+        EXPECT_OK(dir_remove_tree(copy, &e), e);
+    }
+    arena_release(&a);
+}
+
+/* And nothing is found in what was just made, but what engines would rather have otherwise. */
+TEST(verify_defects, a_good_bundle_has_none)
+{
+    struct arena a = {0};
+
+    ASSERT_TRUE(make_bases(&a));
+    for (enum base b = 0; b < BASE_SPLIT; b++) {
+        struct verification v;
+        ct_case("base %d", (int)b);
+        if (!verify_dir(&v, bases[b], HOW_DEEP | HOW_SOURCE))
+            continue;
+        for (size_t i = 0; i < v.findings.count; i++)
+            EXPECT_STR_EQ("engine-limit", rule_get(v.findings.items[i].rule)->id);
+        EXPECT_EQ_U64(v.manifest.row_count, v.derived.rows);
+        EXPECT_EQ_U64(v.manifest.row_count, v.derived.exact);
+        verify_release(&v);
+    }
+    arena_release(&a);
+}

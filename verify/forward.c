@@ -1,0 +1,473 @@
+#include "verify/forward.h"
+
+#include <inttypes.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "formats/base/mem.h"
+#include "quant/transform.h"
+#include "verify/forward_private.h"
+
+/* DeepSeek-V3's code and transformers make these two norms without passing rms_norm_eps on. */
+#define MLA_NORM_EPS 1e-6
+/* What a V3.2 config without index_topk means. */
+#define INDEX_TOPK 2048u
+/* Outputs of routed experts that are held at once help no further. */
+#define WAVE_ROWS_MAX (1u << 16)
+
+/* ---- pieces of a workspace ---- */
+
+void place_matrix(struct matrix_place *p, const struct weight *w, struct scratch *s)
+{
+    p->weight = w;
+    p->memory = scratch_take(s, weight_memory_bytes(w));
+}
+
+bool load_matrix(const struct forward *f, struct matrix_place *p, struct err *e)
+{
+    p->matrix.name = p->weight->name;
+    return weight_load(f->source, p->weight, p->memory, &p->matrix.coded, e);
+}
+
+void place_vector(struct vector_place *p, const struct weight *w, struct scratch *s)
+{
+    p->weight = w;
+    p->memory = scratch_take(s, vector_memory_bytes(w));
+    p->x = place_floats(s, 1, w->cols);
+}
+
+bool load_vector(const struct forward *f, struct vector_place *p, struct err *e)
+{
+    return vector_load(f->source, p->weight, p->memory, p->x, e);
+}
+
+float *place_floats(struct scratch *s, size_t rows, size_t cols)
+{
+    return scratch_take(s, rows * cols * sizeof(float));
+}
+
+float *place_rows(struct scratch *m, const struct stream *s, size_t rows, size_t cols)
+{
+    return s && s->memory ? NULL : place_floats(m, rows, cols);
+}
+
+/* ---- hooks ---- */
+
+bool wants_inputs(const struct layer_run *r)
+{
+    return r->observer->input != NULL;
+}
+
+bool show_input(const struct layer_run *r, enum role role, size_t first, size_t tokens, const float *x, size_t x_stride,
+                size_t cols, struct err *e)
+{
+    struct linear_input in = {r->layer, role, first, tokens, x, x_stride, cols};
+
+    return !wants_inputs(r) || r->observer->input(r->observer->ctx, &in, e);
+}
+
+bool offer_linear(const struct layer_run *r, enum role role, struct matrix *w, struct err *e)
+{
+    return !r->observer->linear || r->observer->linear(r->observer->ctx, r->layer, role, &w->coded, e) ||
+           err_in(e, "tensor '%s'", w->name);
+}
+
+/* ---- opening ---- */
+
+static size_t largest_expert(const struct source *s, uint64_t layer, struct err *e)
+{
+    const struct weight *mlp[MLP_PARTS];
+    size_t most = 0;
+
+    for (uint64_t i = 0; i < s->arch.experts; i++) {
+        size_t bytes = 0;
+        if (!layer_expert(s, layer, i, mlp, e))
+            return 0;
+        for (size_t p = 0; p < MLP_PARTS; p++)
+            bytes += weight_memory_bytes(mlp[p]);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+static bool find_layer(struct forward *f, size_t layer, struct err *e)
+{
+    if (!layer_weights_find(&f->layers[layer], f->source, layer, e))
+        return false;
+    if (!f->layers[layer].experts)
+        return true;
+    f->expert_bytes[layer] = largest_expert(f->source, layer, e);
+    return f->expert_bytes[layer] > 0;
+}
+
+/* Many a checkpoint has lost its MTP layer, which the others do without. */
+static void find_mtp(struct forward *f)
+{
+    struct err *e = &f->mtp_error;
+
+    if (f->layer_count == f->arch->layers)
+        err_set(e, ERR_UNSUPPORTED, "'%s' has no MTP layer", f->source->checkpoint.path);
+    else if (mtp_weights_find(&f->mtp, f->source, &f->top, f->arch->layers, e))
+        (void)find_layer(f, f->arch->layers, e);
+}
+
+static bool find_weights(struct forward *f, struct err *e)
+{
+    if (!top_weights_find(&f->top, f->source, e))
+        return false;
+    for (size_t i = 0; i < f->arch->layers; i++)
+        if (!find_layer(f, i, e))
+            return false;
+    find_mtp(f);
+    return true;
+}
+
+static uint64_t widest(const struct source *s)
+{
+    uint64_t cols = 1;
+
+    for (size_t i = 0; i < s->weights.count; i++)
+        if (s->weights.items[i].stored.kind != SCHEME_RAW && s->weights.items[i].cols > cols)
+            cols = s->weights.items[i].cols;
+    return cols;
+}
+
+bool forward_open(struct forward **out, const struct source *s, const struct forward_options *o, struct err *e)
+{
+    struct forward *f = mem_alloc(sizeof *f);
+
+    *out = NULL;
+    f->source = s;
+    f->arch = &s->arch;
+    f->options = *o;
+    f->mla_eps = o->mla_norm_eps > 0 ? o->mla_norm_eps : MLA_NORM_EPS;
+    f->layer_count = (size_t)(s->arch.layers + (s->arch.mtp_layers > 0));
+    f->layers = arena_array(&f->arena, f->layer_count, sizeof *f->layers);
+    f->expert_bytes = arena_array(&f->arena, f->layer_count, sizeof *f->expert_bytes);
+    f->store.dir = o->scratch_dir;
+    rope_init(&f->rope, &f->arena, f->arch);
+    crew_init(&f->crew, o->threads, o->emulate, widest(s));
+    if (!find_weights(f, e)) {
+        forward_close(f);
+        return err_in(e, "forward pass");
+    }
+    *out = f;
+    return true;
+}
+
+void forward_close(struct forward *f)
+{
+    if (!f)
+        return;
+    stream_close(&f->residual);
+    stream_close(&f->query);
+    stream_close(&f->latent);
+    stream_close(&f->heads);
+    mem_free(f->memory);
+    mem_free(f->turns);
+    mem_free(f->sequences);
+    crew_release(&f->crew);
+    arena_release(&f->arena);
+    mem_free(f);
+}
+
+unsigned forward_threads(const struct forward *f)
+{
+    return f->crew.threads;
+}
+
+/* ---- memory ---- */
+
+static void keep_larger(size_t *most, struct scratch *s)
+{
+    *most = s->used_bytes > *most ? s->used_bytes : *most;
+    *s = (struct scratch){0};
+}
+
+static size_t measure_layer(const struct forward *f, const struct layer_weights *l, const struct batch *b, size_t chunk,
+                            size_t wave_rows)
+{
+    struct scratch s = {0};
+    size_t most = 0;
+
+    attention_project_place(f, l, chunk, &s);
+    keep_larger(&most, &s);
+    attention_heads_place(f, l, chunk, batch_longest(b), &s);
+    keep_larger(&most, &s);
+    absorbed_heads_place(f, l, &s);
+    keep_larger(&most, &s);
+    attention_output_place(f, l, chunk, &s);
+    keep_larger(&most, &s);
+    mlp_need_place(f, l, chunk, &s);
+    keep_larger(&most, &s);
+    if (l->experts)
+        moe_need_place(f, l, chunk, b->tokens, wave_rows, &s);
+    keep_larger(&most, &s);
+    return most;
+}
+
+/* Of the stage that needs most. */
+static size_t measure(const struct forward *f, const struct batch *b, size_t chunk, size_t wave_rows)
+{
+    struct scratch s = {0};
+    size_t most = 0, layers = f->mtp_error.code == ERR_NONE ? f->layer_count : f->arch->layers;
+
+    for (size_t i = 0; i < layers; i++) {
+        size_t bytes = measure_layer(f, &f->layers[i], b, chunk, wave_rows);
+        most = bytes > most ? bytes : most;
+    }
+    head_place(f, f->top.norm, f->top.head, &s);
+    keep_larger(&most, &s);
+    if (f->mtp_error.code == ERR_NONE)
+        mtp_place(f, chunk, &s);
+    keep_larger(&most, &s);
+    return most;
+}
+
+/* What is there whatever the chunks are. */
+static uint64_t fixed_bytes(const struct forward *f, const struct batch *b)
+{
+    return f->crew.threads * f->crew.scratch_bytes + (uint64_t)b->tokens * f->arch->qk_rope_dim * sizeof(float);
+}
+
+static void close_streams(struct forward *f)
+{
+    stream_close(&f->residual);
+    stream_close(&f->query);
+    stream_close(&f->latent);
+    stream_close(&f->heads);
+}
+
+uint64_t forward_memory_bytes(struct forward *f, const struct batch *b)
+{
+    struct forward none = *f; /* with all of its streams in files */
+
+    none.residual = none.query = none.latent = none.heads = (struct stream){0};
+    return fixed_bytes(f, b) + measure(&none, b, CHUNK_TOKENS_MIN, CHUNK_TOKENS_MIN);
+}
+
+static uint64_t memory_limit(const struct forward *f)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+
+    if (f->options.memory_bytes > 0)
+        return f->options.memory_bytes;
+    return pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes / 2 : UINT64_MAX / 2;
+}
+
+static bool open_streams(struct forward *f, size_t tokens, struct err *e)
+{
+    return stream_open(&f->residual, &f->store, tokens, f->arch->hidden_size, e) &&
+           stream_open(&f->query, &f->store, tokens, query_width(f), e) &&
+           stream_open(&f->latent, &f->store, tokens, latent_width(f), e) &&
+           stream_open(&f->heads, &f->store, tokens, f->arch->heads * f->arch->v_dim, e);
+}
+
+/* The largest chunk and the largest wave that fit. */
+static size_t choose_sizes(struct forward *f, const struct batch *b, uint64_t room)
+{
+    size_t chunk = CHUNK_TOKENS_MIN, choices = b->tokens * f->arch->experts_per_token;
+
+    while (chunk < CHUNK_TOKENS_MAX && chunk < b->tokens && measure(f, b, chunk * 2, CREW_TOKENS) <= room)
+        chunk *= 2;
+    f->chunk = chunk;
+    f->wave_rows = chunk < CREW_TOKENS ? chunk : CREW_TOKENS;
+    while (f->wave_rows < choices && f->wave_rows < WAVE_ROWS_MAX && measure(f, b, chunk, f->wave_rows * 2) <= room)
+        f->wave_rows *= 2;
+    return measure(f, b, chunk, f->wave_rows);
+}
+
+static bool plan_memory(struct forward *f, const struct batch *b, struct err *e)
+{
+    uint64_t need = forward_memory_bytes(f, b), limit = memory_limit(f);
+
+    if (need > limit && f->options.memory_bytes > 0)
+        return err_set(e, ERR_LIMIT,
+                       "--memory %" PRIu64 " is less than the %" PRIu64 " bytes that one layer of this model needs",
+                       limit, need);
+    uint64_t spare = limit > need ? limit - need : 0;
+    close_streams(f);
+    f->store.budget_bytes = spare / 4 * 3;
+    if (!open_streams(f, b->tokens, e))
+        return false;
+    size_t bytes = choose_sizes(f, b, need - fixed_bytes(f, b) + (spare - f->store.budget_bytes));
+    if (bytes > f->memory_bytes) {
+        mem_free(f->memory);
+        f->memory = mem_aligned(bytes);
+        f->memory_bytes = bytes;
+    }
+    return true;
+}
+
+/* ---- the batch ---- */
+
+static bool check_batch(const struct forward *f, const struct batch *b, struct err *e)
+{
+    const struct arch *a = f->arch;
+    uint64_t limit = a->max_positions < ROPE_POSITIONS_MAX ? a->max_positions : ROPE_POSITIONS_MAX;
+    uint64_t dense = weights_find(&f->source->weights, "model.layers.0.self_attn.indexer.wk.weight")
+                         ? a->index_topk > 0 ? a->index_topk : INDEX_TOPK
+                         : UINT64_MAX;
+
+    for (size_t i = 0; i < b->tokens; i++)
+        if (b->ids[i] >= a->vocab_size)
+            return err_set(e, ERR_FORMAT, "token %zu is %" PRIu32 ", but the vocabulary has %" PRIu64 " entries", i,
+                           b->ids[i], a->vocab_size);
+    for (size_t i = 0; i < b->sequence_count; i++) {
+        const struct sequence *s = &b->sequences[i];
+        if (s->start_pos > limit || s->tokens > limit - s->start_pos)
+            return err_set(e, ERR_LIMIT,
+                           "a context of %zu tokens from position %" PRIu64 " goes past the model's %" PRIu64
+                           " positions",
+                           s->tokens, s->start_pos, limit);
+        if (s->start_pos + s->tokens > dense)
+            return err_set(e, ERR_UNSUPPORTED,
+                           "a context of %" PRIu64 " tokens needs the model's sparse attention: %" PRIu64
+                           " is the longest that is the same without",
+                           s->start_pos + s->tokens, dense);
+    }
+    return true;
+}
+
+static bool same_sequences(const struct forward *f, const struct batch *b)
+{
+    return f->sequences && f->batch.tokens == b->tokens && f->batch.sequence_count == b->sequence_count &&
+           memcmp(f->sequences, b->sequences, b->sequence_count * sizeof *b->sequences) == 0;
+}
+
+static void keep_batch(struct forward *f, const struct batch *b)
+{
+    size_t bytes = b->sequence_count * sizeof *b->sequences;
+
+    mem_free(f->sequences);
+    f->sequences = mem_alloc(bytes + 1);
+    memcpy(f->sequences, b->sequences, bytes);
+    f->batch = *b;
+    f->batch.sequences = f->sequences;
+    f->longest = batch_longest(b);
+}
+
+static bool fill_turns(void *ctx, size_t first, size_t count, unsigned worker, struct err *e)
+{
+    const struct forward *f = ctx;
+    const struct sequence *s = f->sequences;
+
+    (void)worker;
+    (void)e;
+    for (size_t t = first; t < first + count; t++) {
+        while (t >= s->first + s->tokens)
+            s++;
+        rope_turns(&f->rope, s->start_pos + (t - s->first), f->turns + t * f->arch->qk_rope_dim);
+    }
+    return true;
+}
+
+bool forward_begin(struct forward *f, const struct batch *b, struct err *e)
+{
+    if (!check_batch(f, b, e))
+        return false;
+    if (same_sequences(f, b)) {
+        f->batch.ids = b->ids;
+        return true;
+    }
+    if (!plan_memory(f, b, e))
+        return false;
+    keep_batch(f, b);
+    mem_free(f->turns);
+    f->turns = mem_aligned((b->tokens * f->arch->qk_rope_dim + 1) * sizeof *f->turns);
+    return crew_rows(&f->crew, b->tokens, fill_turns, f, e);
+}
+
+bool forward_stream(struct forward *f, struct stream *s, struct err *e)
+{
+    return stream_open(s, &f->store, f->batch.tokens, f->arch->hidden_size, e);
+}
+
+/* ---- the walk ---- */
+
+bool check_rows(const struct forward *f, uint64_t layer, size_t first, size_t count, const float *rows, struct err *e)
+{
+    size_t d = f->arch->hidden_size;
+
+    for (size_t t = 0; t < count; t++)
+        if (!f->crew.kernel->f32_check(rows + t * d, d))
+            return err_set(e, ERR_FORMAT, "layer %" PRIu64 ", token %zu: the hidden state is not finite", layer,
+                           first + t);
+    return true;
+}
+
+bool embed_rows(const struct forward *f, const struct weight *w, const uint32_t *ids, size_t count, float *rows,
+                struct err *e)
+{
+    uint32_t multiple = scheme_row_multiple(&w->stored);
+    size_t d = w->cols, bytes = weight_rows_memory_bytes(w, multiple < w->rows ? multiple : w->rows);
+    uint8_t *memory = mem_aligned(bytes + decode_scratch_bytes(&w->stored, d) + multiple * d * sizeof(float) + 192);
+    float *x = (float *)(memory + (bytes + 63) / 64 * 64);
+    void *scratch = (uint8_t *)x + (multiple * d * sizeof *x + 63) / 64 * 64;
+    bool ok = true;
+
+    for (size_t t = 0; ok && t < count; t++) {
+        uint64_t row = ids[t] / multiple * multiple, some = w->rows - row < multiple ? w->rows - row : multiple;
+        struct coded c;
+        ok = weight_load_rows(f->source, w, row, some, memory, &c, e) &&
+             (decode_rows(f->crew.kernel, &c.scheme, 0, some, some, d, &c.parts, x, scratch, e) ||
+              err_in(e, "tensor '%s', from row %" PRIu64, w->name, row));
+        if (ok)
+            memcpy(rows + t * d, x + (ids[t] - row) * d, d * sizeof *x);
+    }
+    if (ok)
+        crew_round(&f->crew, rows, count * d);
+    mem_free(memory);
+    return ok;
+}
+
+bool forward_embed(struct forward *f, struct stream *out, struct err *e)
+{
+    size_t tokens = f->batch.tokens, chunk = f->chunk, d = f->arch->hidden_size;
+    float *buffer = out->memory ? NULL : mem_aligned(chunk * d * sizeof *buffer);
+    bool ok = true;
+
+    for (size_t t = 0; ok && t < tokens; t += chunk) {
+        size_t count = tokens - t < chunk ? tokens - t : chunk;
+        float *rows = stream_place(out, t, buffer);
+        ok = embed_rows(f, f->top.embed, f->batch.ids + t, count, rows, e) && stream_write(out, t, count, rows, e);
+    }
+    mem_free(buffer);
+    return ok;
+}
+
+/* What the layer is going to read, so that the disk is ahead. */
+static void expect_layer(const struct forward *f, const struct layer_weights *l)
+{
+    const struct weight *soon[] = {l->q_a, l->kv_a, l->q_b, l->kv_b, l->o, l->mlp[0], l->mlp[1], l->mlp[2]};
+
+    for (size_t i = 0; i < sizeof soon / sizeof soon[0]; i++)
+        if (soon[i])
+            weight_expect(f->source, soon[i]);
+}
+
+bool layer_run(const struct layer_run *r, struct err *e)
+{
+    expect_layer(r->f, r->weights);
+    return attention_run(r, e) && (!r->weights->experts || moe_run(r, e)) && mlp_run(r, e);
+}
+
+bool forward_layer(struct forward *f, uint64_t layer, const struct stream *in, struct stream *out,
+                   const struct observer *o, struct err *e)
+{
+    static const struct observer nobody = {0};
+    struct layer_run r = {
+        .f = f, .layer = layer, .weights = &f->layers[layer], .in = in, .out = out, .observer = o ? o : &nobody};
+
+    if (layer >= f->arch->layers && f->mtp_error.code != ERR_NONE) {
+        *e = f->mtp_error;
+        return false;
+    }
+    return layer_run(&r, e);
+}
+
+bool forward_logits(struct forward *f, const struct stream *last, size_t first, size_t count, float *logits,
+                    struct err *e)
+{
+    return head_run(f, f->top.norm, f->top.head, last, first, count, logits, e);
+}
