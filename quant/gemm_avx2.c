@@ -46,12 +46,13 @@ ALWAYS_INLINE void half_tile(float *sums, const float *w, const float *x, size_t
     if (left) {
         __m256i lanes = first8(left);
         UNROLL
-        for (size_t t = 0; t < tokens; t++)
+        for (size_t t = 0; t < tokens; t++) {
             UNROLL
-        for (size_t r = 0; r < TILE_ROWS; r++) {
-            __m256 a = _mm256_maskload_ps(w + r * GEMM_STRIDE + cols, lanes);
-            __m256 b = _mm256_maskload_ps(x + t * x_stride + cols, lanes);
-            sum[t][r] = _mm256_blendv_ps(sum[t][r], _mm256_fmadd_ps(a, b, sum[t][r]), _mm256_castsi256_ps(lanes));
+            for (size_t r = 0; r < TILE_ROWS; r++) {
+                __m256 a = _mm256_maskload_ps(w + r * GEMM_STRIDE + cols, lanes);
+                __m256 b = _mm256_maskload_ps(x + t * x_stride + cols, lanes);
+                sum[t][r] = _mm256_blendv_ps(sum[t][r], _mm256_fmadd_ps(a, b, sum[t][r]), _mm256_castsi256_ps(lanes));
+            }
         }
     }
     UNROLL

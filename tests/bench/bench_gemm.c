@@ -144,7 +144,8 @@ static void make_weights(const struct task *task, void **code_bytes, void **scal
     struct err e = {0};
     struct weight_error error = {0};
     uint64_t rows = shapes[0].rows, cols = shapes[0].cols;
-    struct transform t = {kernel_get(), {.kind = SCHEME_PLAIN, .dtype = DTYPE_F32}, task->scheme, cols};
+    struct transform t = {
+        .kernel = kernel_get(), .from = {.kind = SCHEME_PLAIN, .dtype = DTYPE_F32}, .to = task->scheme, .cols = cols};
 
     must(scheme_layout(&task->scheme, rows, cols, layout, &e), &e);
     *code_bytes = mem_aligned(layout[PART_CODES].bytes);
