@@ -14,6 +14,9 @@
 /* Tokens in one job of row work. */
 #define ROW_TOKENS 32u
 
+/* Of one product: as many as make quant/gemm.h cut them, since what is beyond needs no more. */
+#define ANY_TOKENS (1u << 20)
+
 void crew_init(struct crew *c, unsigned threads, enum emulate emulate, uint64_t max_cols)
 {
     /* No scheme has more scales, and zero points besides. */
@@ -21,7 +24,7 @@ void crew_init(struct crew *c, unsigned threads, enum emulate emulate, uint64_t 
         .scheme = {.kind = SCHEME_INT4, .dtype = DTYPE_I32, .scale = SCALE_F32, .group_cols = 1, .asymmetric = true},
         .rows = 1,
         .cols = max_cols};
-    size_t bytes = gemm_scratch_bytes(&worst, CREW_TOKENS);
+    size_t bytes = gemm_scratch_bytes(&worst, ANY_TOKENS);
 
     *c = (struct crew){.kernel = kernel_get(), .threads = threads ? threads : pool_cpu_count(), .emulate = emulate};
     c->scratch_bytes = (bytes + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN;
