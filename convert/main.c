@@ -16,6 +16,7 @@ static const struct command *const commands[] = {
     &command_repack,
     &command_diff,
     &command_verify,
+    &command_run,
     &command_tokenize,
     &command_bench_io,
 };
