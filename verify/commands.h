@@ -9,5 +9,6 @@ extern const struct command command_diff;
 extern const struct command command_verify;
 extern const struct command command_tokenize;
 extern const struct command command_bench_io;
+extern const struct command command_logits;
 
 #endif
