@@ -82,6 +82,7 @@ GENERATORS := $(patsubst samples/generate/%.c,$(BIN)/%,$(filter-out $(GENERATE_S
 
 TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(sort $(wildcard tests/*.c))) $(OBJ)/tests/ct.o
 BENCHES := $(patsubst tests/bench/bench_%.c,$(BIN)/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
+BENCH_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(filter-out $(wildcard tests/bench/bench_*.c),$(wildcard tests/bench/*.c)))
 
 FAULTS := $(BIN)/faults
 SHIM := $(BUILD)/faults-shim.so
@@ -98,7 +99,7 @@ $(QUERN): $(OBJ)/convert/main.o $(LIBRARY_OBJ)
 $(GENERATORS): $(BIN)/%: $(OBJ)/samples/generate/%.o $(GENERATE_OBJ) $(LIBRARY_OBJ)
 	$(LINK)
 
-$(BENCHES): $(BIN)/bench/%: $(OBJ)/tests/bench/bench_%.o $(GENERATE_OBJ) $(LIBRARY_OBJ)
+$(BENCHES): $(BIN)/bench/%: $(OBJ)/tests/bench/bench_%.o $(BENCH_OBJ) $(GENERATE_OBJ) $(LIBRARY_OBJ)
 	$(LINK)
 
 $(TEST_BIN): $(TEST_OBJ) $(GENERATE_OBJ) $(LIBRARY_OBJ)

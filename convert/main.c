@@ -17,6 +17,7 @@ static const struct command *const commands[] = {
     &command_diff,
     &command_logits,
     &command_verify,
+    &command_run,
     &command_tokenize,
     &command_bench_io,
 };

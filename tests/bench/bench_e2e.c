@@ -1,29 +1,32 @@
-/* End to end against the machine's own copying: quern, and cp of its input plus cp of its output, one after the other
- * for some rounds; the median of the rounds' ratios counts. tmpfs pages are touched before, because what a fresh page
- * costs (in a virtual machine, ten times the copy) is neither's doing.
+/* End to end against the machine's own copying, one after the other for some rounds; the median of the rounds' ratios
+ * counts.
+ *
+ * On tmpfs: cp of the input plus cp of the output. Pages are touched before, because what a fresh page costs (in a
+ * virtual machine, ten times the copy) is neither's doing. Touching once is not enough: a guest tells its host of free
+ * pages after two seconds, and they are fresh again. So a ballast file holds what a run will write, and gives way to it
+ * page by page.
+ *
+ * On disk, cold: the same bytes, which are the input read and the output written; so cat of the input, cold, and cp of
+ * the output, which is in memory, with a sync behind it. Quern's run ends with the output synced.
  *
  *   SIZE       of the checkpoint in bytes (2000000000)
  *   ROUNDS     (5)
  *   BENCH_DIR  a folder on tmpfs (/dev/shm)
  *   DISK_DIR   a folder on a disk (build)
  *   ONLY       of tmpfs, disk, scaling: the one part to run */
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "formats/base/file.h"
 #include "formats/base/mem.h"
 #include "formats/weight.h"
+#include "tests/bench/beside.h"
 
-#define ARGS_MAX      16
 #define ROUNDS_MAX    99
 #define TOUCH_BYTES   ((uint64_t)16 << 30)
 #define THREADS       "2"
@@ -35,58 +38,9 @@ static struct arena arena;
 static const char *quern, *generator; /* programs */
 static unsigned rounds;
 
-/* ---- running programs ---- */
-
-struct outcome {
-    double seconds;
-    double cpu_seconds; /* user's and system's, all threads */
-    uint64_t peak_bytes;
-    int status; /* 127: could not be started */
-};
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static _Noreturn void become(char *const argv[])
-{
-    int null = open("/dev/null", O_WRONLY);
-
-    dup2(null, STDOUT_FILENO);
-    execvp(argv[0], argv);
-    fprintf(stderr, "cannot run %s: %s\n", argv[0], strerror(errno));
-    _exit(127);
-}
-
-static double clock_seconds(const struct timeval *t)
-{
-    return (double)t->tv_sec + 1e-6 * (double)t->tv_usec;
-}
-
 static struct outcome run(const char *const argv[])
 {
-    struct outcome o = {.status = 127};
-    struct rusage usage = {0};
-    char *args[ARGS_MAX + 1] = {0};
-    int status = 0;
-
-    for (size_t i = 0; argv[i] && i < ARGS_MAX; i++)
-        args[i] = arena_strdup(&arena, argv[i]);
-    double start = now();
-    pid_t child = fork();
-    if (child == 0)
-        become(args);
-    if (child < 0 || wait4(child, &status, 0, &usage) != child)
-        return o;
-    o.seconds = now() - start;
-    o.cpu_seconds = clock_seconds(&usage.ru_utime) + clock_seconds(&usage.ru_stime);
-    o.peak_bytes = (uint64_t)usage.ru_maxrss * 1024;
-    o.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-    return o;
+    return run_beside(&arena, argv, &(struct ballast){0});
 }
 
 static _Noreturn void give_up(const char *what)
@@ -126,16 +80,26 @@ static double median(const double *values, size_t count)
     return count % 2 ? sorted[count / 2] : (sorted[count / 2 - 1] + sorted[count / 2]) / 2;
 }
 
+static double least(const double *values, size_t count)
+{
+    double found = values[0];
+
+    for (size_t i = 1; i < count; i++)
+        found = fmin(found, values[i]);
+    return found;
+}
+
 /* ---- the two sides ---- */
 
 struct place {
-    const char *in, *out, *copy;
+    const char *dir, *in, *out, *copy;
     bool disk; /* cold caches before, sync behind */
 };
 
 static struct place place_make(const char *dir, bool disk)
 {
-    return (struct place){.in = path_join(&arena, dir, "in"),
+    return (struct place){.dir = dir,
+                          .in = path_join(&arena, dir, "in"),
                           .out = path_join(&arena, dir, "out"),
                           .copy = path_join(&arena, dir, "copy"),
                           .disk = disk};
@@ -153,31 +117,6 @@ static bool make_cold(const struct place *p)
         close(fd);
     return ok;
 }
-
-static double copy_seconds(const struct place *p, const char *from)
-{
-    remove_tree(p->copy);
-    make_cold(p);
-    double start = now();
-    must(run((const char *const[]){"cp", "-r", from, p->copy, NULL}), "cp failed");
-    if (p->disk)
-        sync();
-    double seconds = now() - start;
-    remove_tree(p->copy);
-    return seconds;
-}
-
-static struct outcome quern_run(const struct place *p, const char *const argv[])
-{
-    remove_tree(p->out);
-    make_cold(p);
-    return run(argv);
-}
-
-struct task {
-    const char *name, *command, *option, *value, *extra;
-    double bar; /* 0: none */
-};
 
 static uint64_t tree_bytes(const char *dir)
 {
@@ -197,6 +136,52 @@ static uint64_t tree_bytes(const char *dir)
     return bytes;
 }
 
+static struct ballast place_ballast(const struct place *p, uint64_t bytes)
+{
+    return p->disk ? (struct ballast){0} : ballast_new(&arena, p->dir, bytes + AHEAD_BYTES);
+}
+
+static double copy_seconds(const struct place *p, const char *from)
+{
+    remove_tree(p->copy);
+    struct ballast b = place_ballast(p, tree_bytes(from));
+    double start = now();
+    double seconds = must(run_beside(&arena, (const char *const[]){"cp", "-r", from, p->copy, NULL}, &b), "cp failed");
+    if (p->disk) {
+        sync();
+        seconds = now() - start;
+    }
+    remove_tree(p->copy);
+    return seconds;
+}
+
+/* The machine's own time for the bytes that a run reads and writes. */
+static double machine_seconds(const struct place *p)
+{
+    if (!p->disk)
+        return copy_seconds(p, p->in) + copy_seconds(p, p->out);
+    make_cold(p);
+    double read = must(run((const char *const[]){"sh", "-c", "cat \"$0\"/* >/dev/null", p->in, NULL}), "cat failed");
+    must(run((const char *const[]){"sh", "-c", "cat \"$0\"/* >/dev/null", p->out, NULL}),
+         "cat failed"); /* into memory */
+    sync();
+    return read + copy_seconds(p, p->out);
+}
+
+/* out_bytes: what it will write, 0: not known. */
+static struct outcome quern_run(const struct place *p, const char *const argv[], uint64_t out_bytes)
+{
+    remove_tree(p->out);
+    make_cold(p);
+    struct ballast b = place_ballast(p, out_bytes);
+    return run_beside(&arena, argv, &b);
+}
+
+struct task {
+    const char *name, *command, *option, *value, *extra;
+    double bar; /* 0: none */
+};
+
 static const char *verdict(double value, double bar)
 {
     return bar == 0 ? "" : value <= bar ? "  ok" : "  MISSED";
@@ -207,7 +192,7 @@ static const char *bar_text(double bar)
     return bar == 0 ? "no bar" : arena_printf(&arena, "bar %.1f", bar);
 }
 
-/* On disk the input is read cold and only the output is written: the same bytes are those of the output. */
+/* A run that does not count says what will be written. */
 static void compare(const struct place *p, const struct task *t, unsigned round_count)
 {
     const char *argv[] = {quern,     t->command, t->option, t->value, "--threads", THREADS,
@@ -215,21 +200,18 @@ static void compare(const struct place *p, const struct task *t, unsigned round_
     double ours[ROUNDS_MAX] = {0}, cpu[ROUNDS_MAX] = {0}, theirs[ROUNDS_MAX] = {0}, ratio[ROUNDS_MAX] = {0};
     uint64_t peak = 0;
 
+    must(quern_run(p, argv, 0), "quern failed");
     for (unsigned i = 0; i < round_count; i++) {
-        struct outcome o = quern_run(p, argv);
-        if (o.status == 2) {
-            printf("%-26s SKIPPED: this quern has no such option\n", t->name);
-            return;
-        }
+        struct outcome o = quern_run(p, argv, tree_bytes(p->out));
         ours[i] = must(o, "quern failed");
-        cpu[i] = o.cpu_seconds;
+        cpu[i] = o.user_seconds + o.system_seconds;
         peak = o.peak_bytes > peak ? o.peak_bytes : peak;
-        theirs[i] = copy_seconds(p, p->out) + (p->disk ? 0 : copy_seconds(p, p->in));
+        theirs[i] = machine_seconds(p);
         ratio[i] = ours[i] / theirs[i];
     }
     double middle = median(ratio, round_count);
     printf("%-26s quern %6.2f s (CPU %.2f)   %s %6.2f s   ratio %.2f (%s)%s   peak %.0f MB%s\n", t->name,
-           median(ours, round_count), median(cpu, round_count), p->disk ? "cp out + sync " : "cp in + cp out",
+           median(ours, round_count), median(cpu, round_count), p->disk ? "read in + cp out + sync" : "cp in + cp out",
            median(theirs, round_count), middle, bar_text(t->bar), verdict(middle, t->bar), (double)peak / 1e6,
            verdict((double)peak, PEAK_BAR));
     fflush(stdout);
@@ -271,19 +253,14 @@ static uint64_t room(const char *dir)
 static void touch_pages(const char *dir)
 {
     uint64_t bytes = room(dir) / 5 * 4;
-    char *block = mem_aligned(1 << 20);
     const char *path = path_join(&arena, dir, "touched");
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 
     bytes = bytes < TOUCH_BYTES ? bytes : TOUCH_BYTES;
-    memset(block, 1, 1 << 20);
-    for (uint64_t done = 0; fd >= 0 && done < bytes; done += 1 << 20)
-        if (write(fd, block, 1 << 20) < 0)
-            break;
+    write_pages(fd, bytes);
     if (fd >= 0)
         close(fd);
     unlink(path);
-    mem_free(block);
     printf("tmpfs pages touched before: %.1f GB\n", (double)bytes / GIGA);
 }
 
@@ -337,25 +314,41 @@ struct point {
     double rate, peak;
 };
 
-static struct point measure(const struct place *p, const char *layers)
+/* As the built-in int4-all, with absmax: nearly all that is written is int4, so that 8 GB and their output fit. */
+static const char *write_recipe(const char *dir)
 {
-    const char *argv[] = {quern,   "quantize", "--recipe", "int4-absmax", "--threads",
-                          THREADS, "--quiet",  p->in,      p->out,        NULL};
-    double seconds[ROUNDS_MAX] = {0}, cpu[ROUNDS_MAX] = {0};
+    static const char text[] =
+        "{\"rules\": [{\"match\": \"kv_b_proj\", \"scheme\": \"bf16\"}, {\"match\": [\"routed_expert\", "
+        "\"shared_expert\", \"attention\"], \"scheme\": \"int4\", \"group\": 128, \"method\": \"absmax\"}, "
+        "{\"match\": \"*\", \"scheme\": \"bf16\"}]}\n";
+    const char *path = path_join(&arena, dir, "recipe.json");
+    FILE *f = fopen(path, "we");
+
+    if (!f || fputs(text, f) < 0 || fclose(f) != 0)
+        give_up("the recipe could not be written");
+    return path;
+}
+
+static struct point measure(const struct place *p, const char *recipe, const char *layers)
+{
+    const char *argv[] = {quern, "quantize", "--recipe", recipe, "--threads", THREADS, "--quiet", p->in, p->out, NULL};
+    double seconds[3] = {0}, user[3] = {0}, system[3] = {0};
     struct point point = {0};
-    uint64_t weights = 0;
 
     generate_layers(p->in, layers);
-    weights = weight_count(p->in);
+    double weights = (double)weight_count(p->in);
+    must(quern_run(p, argv, 0), "quern failed");
     for (unsigned i = 0; i < 3; i++) {
-        struct outcome o = quern_run(p, argv);
+        struct outcome o = quern_run(p, argv, tree_bytes(p->out));
         seconds[i] = must(o, "quern failed");
-        cpu[i] = o.cpu_seconds;
+        user[i] = o.user_seconds;
+        system[i] = o.system_seconds;
         point.peak = fmax(point.peak, (double)o.peak_bytes);
     }
-    point.rate = (double)weights / median(seconds, 3);
-    printf("%-3s layers %5.2f B weights   %.2f G weights/s   %.2f ns of CPU a weight   peak %.0f MB\n", layers,
-           (double)weights / GIGA, point.rate / GIGA, GIGA * median(cpu, 3) / (double)weights, point.peak / 1e6);
+    point.rate = weights / least(seconds, 3);
+    printf("%-3s layers %5.2f B weights   %.2f G weights/s   CPU ns a weight: user %.2f, system %.2f   peak %.0f MB\n",
+           layers, weights / GIGA, point.rate / GIGA, GIGA * least(user, 3) / weights,
+           GIGA * least(system, 3) / weights, point.peak / 1e6);
     fflush(stdout);
     remove_tree(p->out);
     remove_tree(p->in);
@@ -369,15 +362,21 @@ static void bench_scaling(const char *dir, uint64_t bytes)
     struct point least = {0}, most = {0};
     size_t done = 0;
 
-    printf("scaling, tmpfs, int4-absmax, %s threads, median of 3\n", THREADS);
+    struct err e = {0};
+
+    if (!dir_make(dir, &e))
+        give_up(e.text);
+    const char *recipe = write_recipe(dir);
+
+    printf("scaling, tmpfs, all linear layers int4 absmax, %s threads, best of 3\n", THREADS);
     for (; done < 3; done++) {
-        /* In and out, half a GB and 0.4 a layer. */
+        /* In, out and what is ahead: 0.5 and 0.3 GB a layer. */
         uint64_t need = (uint64_t)atoi(layers[done]) * 1000000000u;
         if (need > room(dir) || need > 8 * bytes) {
             printf("%-3s layers SKIPPED: %.1f GB needed\n", layers[done], (double)need / GIGA);
             break;
         }
-        struct point now_point = measure(&p, layers[done]);
+        struct point now_point = measure(&p, recipe, layers[done]);
         least =
             done == 0 ? now_point : (struct point){fmin(least.rate, now_point.rate), fmin(least.peak, now_point.peak)};
         most = done == 0 ? now_point : (struct point){fmax(most.rate, now_point.rate), fmax(most.peak, now_point.peak)};
