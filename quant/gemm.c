@@ -33,7 +33,7 @@ static size_t block_tokens(size_t tokens)
 
 static void product_place(struct product *p, const struct coded *w, size_t tokens, struct scratch *s)
 {
-    size_t kept = block_tokens(tokens);
+    size_t kept = tokens < GEMM_TOKENS ? tokens : GEMM_TOKENS; /* not block_tokens, which falls where blocks split */
 
     p->w = w;
     decoder_place(&p->decoder, &w->scheme, w->cols, s);
