@@ -31,21 +31,22 @@ static size_t block_tokens(size_t tokens)
     return blocks > 1 ? (each + GEMM_TILE_TOKENS - 1) / GEMM_TILE_TOKENS * GEMM_TILE_TOKENS : each;
 }
 
-static void product_place(struct product *p, const struct coded *w, size_t kept, struct scratch *s)
+static void product_place(struct product *p, const struct coded *w, size_t tokens, struct scratch *s)
 {
+    size_t kept = tokens < GEMM_TOKENS ? tokens : GEMM_TOKENS; /* not block_tokens, which falls where blocks split */
+
     p->w = w;
     decoder_place(&p->decoder, &w->scheme, w->cols, s);
     p->panel = scratch_take(s, GEMM_ROWS * GEMM_STRIDE * sizeof *p->panel);
     p->sums = scratch_take(s, kept * GEMM_ROWS * GEMM_LANES * sizeof *p->sums);
 }
 
-/* Fewer tokens may be a larger block: what is asked for is enough for all of them. */
 size_t gemm_scratch_bytes(const struct coded *w, size_t tokens)
 {
     struct product p = {0};
     struct scratch s = {0};
 
-    product_place(&p, w, tokens < GEMM_TOKENS ? tokens : GEMM_TOKENS, &s);
+    product_place(&p, w, tokens, &s);
     return s.used_bytes;
 }
 
@@ -82,9 +83,9 @@ bool gemm(const struct kernel *k, const struct coded *w, uint64_t row, uint64_t 
     struct scratch s = {.base = scratch};
 
     assert(w->cols > 0 && row + count <= w->rows && row % scheme_row_multiple(&w->scheme) == 0);
-    size_t block = block_tokens(tokens);
-    product_place(&p, w, block < tokens ? block : tokens, &s);
+    product_place(&p, w, tokens, &s);
     decoder_init(&p.decoder, k, 0, &w->parts);
+    size_t block = block_tokens(tokens);
     for (size_t t = 0; t < tokens; t += block) {
         size_t some = tokens - t < block ? tokens - t : block;
         for (uint64_t r = 0; r < count; r += GEMM_ROWS) {

@@ -9,11 +9,11 @@
 
 #define GEMM_LANES 16u
 /* Rows and columns of a panel, and tokens whose sums are kept at once. A panel's 520 KiB stay in L2, from where a tile
- * takes its rows; its sums are touched once per panel and may come from L3. Fewer rows would fetch each x into L1 more
- * often (32: 8% slower), fewer tokens decode a weight more often. */
+ * takes its rows; its sums, 1 MiB, are touched once per panel and may come from L3. Fewer rows would fetch each x into
+ * L1 more often (32: 8% slower), fewer tokens would decode a weight more often. */
 #define GEMM_ROWS   128u
 #define GEMM_COLS   1024u
-#define GEMM_TOKENS 258u
+#define GEMM_TOKENS 132u /* in whole tiles */
 /* Floats from row to row of a panel: not a power of two, so that rows do not meet in the same cache sets. */
 #define GEMM_STRIDE (GEMM_COLS + 16u)
 /* Rows are worked in fours; a panel's last four are all there, zeros where the matrix has ended. */
