@@ -10,5 +10,6 @@ extern const struct command command_verify;
 extern const struct command command_run;
 extern const struct command command_tokenize;
 extern const struct command command_bench_io;
+extern const struct command command_logits;
 
 #endif
