@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 rm -rf "$OUT"
 mkdir -p "$OUT/pages"
 "$PAGES" "$OUT/pages"
-"$QUERN" quantize -q --recipe int4-fast samples/tiny-v3 "$OUT/cand"
+"$QUERN" quantize -q --recipe int4-fast samples/tiny-v3 "$OUT/cand" >/dev/null
 "$QUERN" diff -q --tokens 1024 --html "$OUT/pages/sample.html" samples/tiny-v3 "$OUT/cand" >"$OUT/sample.txt"
 chromium=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || {
     echo "check-html: there is no chromium"
