@@ -2,7 +2,7 @@
 #
 #   make                 build/quern            make check           set up, build, run every test
 #   make demo            the main job, shown    make bench           ratios against the machine's limits
-#   make bench-peers     what bench compares with, by npm
+#   make bench-peers     what bench compares with, by npm   make bench-quality   KL of every method on the sample
 #   make faults          kills, full and broken disks (minutes)
 #   make deb             a Debian package       make check-deb       install, use and remove it
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
@@ -180,6 +180,12 @@ demo: deps
 bench: deps
 	$(AGAIN) $(QUERN) $(BENCHES) $(GENERATORS)
 	@for b in $(BENCHES); do echo "== $$b"; $$b || exit 1; done
+
+# What calibration is worth: KL of every method on the sample.
+.PHONY: bench-quality
+bench-quality: deps
+	$(AGAIN) $(QUERN)
+	@QUERN=$(QUERN) sh tests/bench/quality.sh
 
 # llama.cpp's quantizer, which npm's node-llama-cpp carries, for `make bench` to be held against. None of it is kept.
 .PHONY: bench-peers

@@ -10,6 +10,10 @@ run() {
 
 mkdir -p build/demo
 run "$QUERN" inspect samples/tiny-v3
-run "$QUERN" quantize samples/tiny-v3 build/demo/tiny-v3-int4 --recipe int4-fast --force
-run "$QUERN" inspect build/demo/tiny-v3-int4
-run "$QUERN" diff --weights samples/tiny-v3 build/demo/tiny-v3-int4
+run "$QUERN" quantize samples/tiny-v3 build/demo/tiny-v3-int4 --recipe int4 \
+    --text samples/text/calibration.txt --tokens 16384 --context 256 --force
+run "$QUERN" verify build/demo/tiny-v3-int4 --source samples/tiny-v3
+run "$QUERN" diff samples/tiny-v3 build/demo/tiny-v3-int4 \
+    --text samples/text/evaluation.txt --tokens 4096 --context 256 --html build/demo/diff.html
+echo
+echo "The same report as a page: build/demo/diff.html"

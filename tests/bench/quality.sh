@@ -1,0 +1,64 @@
+# usage: QUERN=build/quern quality.sh        (by `make bench-quality`)
+# What calibration is worth on the sample: mean KL of each method against the source, as ratios, and the paired
+# differences with their standard errors. calibration.txt fits, evaluation.txt measures, contexts of 256, the length
+# that the sample was trained with.
+set -eu
+cd "$(dirname "$0")/../.."
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+evaluate="--text samples/text/evaluation.txt --tokens 16384 --context 256"
+
+# recipe NAME MATCH METHOD
+recipe() {
+    printf '{"name": "%s", "rules": [{"match": "kv_b_proj", "scheme": "bf16"},
+        {"match": %s, "scheme": "int4", "group": 128, "method": "%s"}, {"match": "*", "scheme": "bf16"}]}\n' \
+        "$1" "$2" "$3" >"$scratch/$1.json"
+}
+
+# bundle NAME TOKENS
+bundle() {
+    "$QUERN" quantize -q samples/tiny-v3 "$scratch/$1-$2" --recipe "$scratch/$1.json" \
+        --text samples/text/calibration.txt --tokens "$2" --context 256 >"$scratch/log"
+}
+
+# field OBJECT MEMBER, of the JSON on standard input
+field() {
+    awk -v object="\"$1\":" -v member="\"$2\":" '
+        $1 == object { inside = 1 }
+        inside && $1 == member { sub(/,$/, "", $2); print $2; exit }'
+}
+
+# compare NAME OTHER BAR
+compare() {
+    "$QUERN" diff -q $evaluate --json --paired "$scratch/$2" samples/tiny-v3 "$scratch/$1" >"$scratch/pair.json"
+    a=$(field kl mean <"$scratch/pair.json")
+    difference=$(field kl_difference mean <"$scratch/pair.json")
+    error=$(field kl_difference standard_error <"$scratch/pair.json")
+    awk -v name="$1" -v other="$2" -v a="$a" -v d="$difference" -v e="$error" -v bar="$3" 'BEGIN {
+        b = a - d
+        printf "%-20s KL %.3e, %-20s %.3e: %.3fx, paired difference %.2e +- %.2e (goal %sx)\n", name, a, other, b,
+            a / b, d, e, bar
+    }'
+}
+
+experts='"routed_expert"'
+all='["routed_expert", "shared_expert", "dense_mlp", "attention"]'
+for method in absmax search gptq ldlq; do
+    recipe "$method" "$experts" "$method"
+    recipe "all-$method" "$all" "$method"
+done
+for tokens in 16384 2048; do
+    for method in absmax search gptq ldlq; do bundle "$method" $tokens; done
+done
+for method in absmax gptq ldlq; do bundle "all-$method" 16384; done
+
+echo "routed experts int4 g128, 16,384 calibration tokens"
+compare ldlq-16384 absmax-16384 0.50
+compare ldlq-16384 gptq-16384 0.85
+compare ldlq-16384 search-16384 -
+echo "the same, 2,048 calibration tokens"
+compare ldlq-2048 absmax-2048 0.57
+compare ldlq-2048 gptq-2048 0.78
+echo "all linear layers but kv_b_proj int4 g128, 16,384 calibration tokens"
+compare all-ldlq-16384 all-absmax-16384 0.55
+compare all-ldlq-16384 all-gptq-16384 -
