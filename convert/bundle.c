@@ -368,9 +368,9 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     list_sources(&m, l->arena, p, result);
     m.rows = arena_array(l->arena, p->weight_count, sizeof *m.rows);
     fill_rows(&m, l->arena, p, o, result);
-    m.drops = arena_array(l->arena, p->drop_count, sizeof *m.drops);
-    for (size_t i = 0; i < p->drop_count; i++)
-        m.drops[m.drop_count++] = (struct manifest_drop){.tensor = p->drops[i].name, .why = p->drops[i].why};
+    m.drops = arena_array(l->arena, o->drop_count, sizeof *m.drops);
+    for (size_t i = 0; i < o->drop_count; i++)
+        m.drops[m.drop_count++] = (struct manifest_drop){.tensor = o->drops[i].name, .why = o->drops[i].why};
     bool ok =
         !options->proofs || proof_make(&options->proofs[o - p->outputs], s, &options->fingerprint, l->arena, &m, e);
     manifest_write(&text, &m);

@@ -93,9 +93,9 @@ void card_write(struct buf *out, const struct plan *p, size_t output, const stru
         write_coverage(out, p, o, result, options->min_tokens);
     if (s.fell_back > 0)
         write_fall_backs(out, p, o);
-    if (p->drop_count > 0)
+    if (o->drop_count > 0)
         buf_puts(out, "\nLeft out:\n\n");
-    for (size_t i = 0; i < p->drop_count; i++)
-        buf_printf(out, "- `%s`: %s\n", p->drops[i].name, p->drops[i].why);
+    for (size_t i = 0; i < o->drop_count; i++)
+        buf_printf(out, "- `%s`: %s\n", o->drops[i].name, o->drops[i].why);
     arena_release(&arena);
 }

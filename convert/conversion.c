@@ -5,6 +5,7 @@
 
 #include "convert/bundle.h"
 #include "convert/coverage.h"
+#include "convert/finished.h"
 #include "convert/journal.h"
 #include "convert/pipeline.h"
 #include "convert/plan.h"
@@ -14,11 +15,13 @@
 #include "convert/space.h"
 #include "convert/stage.h"
 #include "convert/summary.h"
+#include "convert/targets.h"
 #include "formats/base/file.h"
 #include "formats/base/log.h"
 #include "formats/base/progress.h"
 #include "formats/base/units.h"
 #include "formats/engine.h"
+#include "verify/lint.h"
 
 static void say_line(void *ctx, const char *rule, const char *line)
 {
@@ -41,6 +44,12 @@ static void note_limits(const struct plan *p, const struct plan_output *o)
 
 #define FALL_BACKS_LISTED 8u
 
+static void note_drops(const struct plan_output *o)
+{
+    if (o->drop_count > 0)
+        log_note("%zu source tensors are left out, '%s' first: %s", o->drop_count, o->drops[0].name, o->drops[0].why);
+}
+
 static void note_fall_backs(const struct plan *p, const struct plan_output *o)
 {
     size_t count = 0;
@@ -52,13 +61,26 @@ static void note_fall_backs(const struct plan *p, const struct plan_output *o)
         log_note("%zu more weights stay wider; --dry-run --verbose lists them", count - FALL_BACKS_LISTED);
 }
 
+/* A model that lacks a weight converts, but no engine loads it. */
+static void warn_missing(const struct plan *p)
+{
+    struct findings findings = {0};
+    const struct lint lint = {.source = p->source, .findings = &findings};
+
+    lint_promises(&lint);
+    for (size_t i = 0; i < findings.count; i++)
+        if (findings.items[i].rule == RULE_WEIGHT_MISSING || findings.items[i].rule == RULE_MTP_MISSING)
+            log_warn("source '%s': %s", p->source->checkpoint.path, findings.items[i].text);
+    findings_release(&findings);
+}
+
 static void note_plan(const struct plan *p)
 {
+    warn_missing(p);
     for (size_t i = 0; i < p->source->checkpoint.note_count; i++)
         log_note("%s", p->source->checkpoint.notes[i].text);
-    if (p->drop_count > 0)
-        log_note("%zu source tensors are left out, '%s' first: %s", p->drop_count, p->drops[0].name, p->drops[0].why);
     for (size_t o = 0; o < p->output_count; o++) {
+        note_drops(&p->outputs[o]);
         note_fall_backs(p, &p->outputs[o]);
         note_limits(p, &p->outputs[o]);
     }
@@ -278,8 +300,7 @@ static bool run_and_publish(const struct conversion *c, struct plan *p, struct w
     bool ok = run_plan(p, &options, w->stages, &w->journal, w->results, progress, e) && calibrate(c, p, w, progress, e);
     progress_end(progress, ok);
     w->converted = ok;
-    return ok && publish(p, w, &bundle, e) &&
-           (!c->delete_source || checkpoint_remove_headers(&p->source->checkpoint, e));
+    return ok && publish(p, w, &bundle, e) && finished_end(p, c->delete_source, e);
 }
 
 /* Worth going on with: something is done, and it was the system or the user that stopped us, not the input. An earlier
@@ -355,6 +376,15 @@ static bool confirm_delete(const struct plan *p, struct err *e)
     return strcmp(line, "delete") == 0 || err_set(e, ERR_USAGE, "--delete-source was not confirmed; nothing was done");
 }
 
+static bool end_finished(const struct conversion *c, struct plan *p, const struct run_result *results, struct err *e)
+{
+    log_note("'%s' is whole: the run before this one had ended but for its last steps", p->outputs[0].dir);
+    if (!finished_end(p, c->delete_source, e))
+        return false;
+    print_results(c, p, results);
+    return true;
+}
+
 bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
 {
     struct run_options run = {.threads = (unsigned)c->threads, .memory_bytes = c->memory_bytes};
@@ -369,8 +399,15 @@ bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
     note_proofs(p, proofs, c->no_fingerprint);
     if (c->dry_run)
         return dry_run(c, p, proofs, &size, e);
-    return space_check(p, c->delete_source, e) && (!c->delete_source || confirm_delete(p, e)) &&
-           convert(c, p, proofs, size.fixed_bytes, e);
+    if (finished_is_here(p->outputs[0].dir) && !c->restart) {
+        struct run_result *results = run_results_new(p);
+        if (finished_is_same(p, results))
+            return end_finished(c, p, results, e);
+        if (!c->force) /* what another run left is content as any other */
+            return err_set(e, ERR_USAGE, "destination '%s' is not empty; --force replaces what is there",
+                           p->outputs[0].dir);
+    }
+    return space_check(p, c->delete_source, e) && (!c->delete_source || confirm_delete(p, e)) && convert(c, p, proofs, size.fixed_bytes, e);
 }
 
 /* Calibrated recipes want a text; and the source until the end, for its weights run the model. */
@@ -403,64 +440,7 @@ static bool plan_and_go(const struct conversion *c, const struct plan_options *o
     return ok;
 }
 
-/* ---- targets ---- */
-
-static bool parse_also(const char *text, recipe_source *find, struct recipe *recipe, struct plan_target *target,
-                       struct err *e)
-{
-    /* A type may hold colons ("int4:g32:DIR"): the folder begins behind the last that leaves a known recipe. */
-    for (const char *colon = strrchr(text, ':'); colon && colon > text;) {
-        char name[256];
-        size_t bytes = (size_t)(colon - text);
-        struct err refused = {0};
-        if (bytes < sizeof name && colon[1] != '\0') {
-            memcpy(name, text, bytes);
-            name[bytes] = '\0';
-            if (find(recipe, name, &refused)) {
-                *target = (struct plan_target){.dir = colon + 1, .recipe = recipe};
-                return true;
-            }
-        }
-        for (colon--; colon > text && *colon != ':'; colon--) {
-        }
-    }
-    return err_set(e, ERR_USAGE, "--also '%s' is not RECIPE:DIR with a recipe that is known", text);
-}
-
-/* The same folder, also when it is not there yet and a slash is all that tells the names apart. */
-static bool same_target(const char *a, const char *b)
-{
-    struct arena arena = {0};
-    size_t bytes = strlen(path_base(a)), other = strlen(path_base(b));
-
-    while (bytes > 1 && path_base(a)[bytes - 1] == '/')
-        bytes--;
-    while (other > 1 && path_base(b)[other - 1] == '/')
-        other--;
-    bool same = path_same(a, b) || (bytes == other && memcmp(path_base(a), path_base(b), bytes) == 0 &&
-                                    path_same(path_parent(&arena, a), path_parent(&arena, b)));
-    arena_release(&arena);
-    return same;
-}
-
-static bool check_targets(const struct conversion *c, const struct source *source, const struct plan_options *o,
-                          struct err *e)
-{
-    /* A run killed while the first output moved up had the others in place. */
-    bool others_in_place = !c->restart && stage_is_publishing(o->targets[0].dir);
-
-    for (size_t i = 0; i < o->target_count; i++) {
-        bool any = c->force || c->dry_run || (i > 0 && others_in_place);
-        if (!c->dry_run)
-            stage_tidy(o->targets[i].dir);
-        if (!stage_check(o->targets[i].dir, source->checkpoint.dir, any, e))
-            return false;
-        for (size_t k = 0; k < i; k++)
-            if (strcmp(o->targets[i].dir, o->targets[k].dir) == 0 || same_target(o->targets[i].dir, o->targets[k].dir))
-                return err_set(e, ERR_USAGE, "two outputs go to '%s'", o->targets[i].dir);
-    }
-    return true;
-}
+/* ---- from the command line ---- */
 
 /* It goes into the card's YAML as it is. The hub's names are made of these. */
 static bool check_base_model(const char *id, struct err *e)
@@ -502,12 +482,18 @@ int conversion_run(const struct conversion *c, const char *src, const char *dst,
     log_set_level(c->quiet ? LOG_QUIET : c->verbose ? LOG_VERBOSE : LOG_NORMAL);
     targets[0] = (struct plan_target){.dir = dst, .recipe = recipe};
     for (size_t i = 1; i < count; i++)
-        if (!parse_also(c->also.items[i - 1], find, &recipes[i], &targets[i], e))
+        if (!target_parse(&targets[i], c->also.items[i - 1], find, &recipes[i], e))
             goto done;
     if (!check_base_model(c->base_model, e))
         goto done;
-    if (!source_open(&source, src, true, e) || !conversion_check_whole(&source.checkpoint, e) ||
-        !check_targets(c, &source, &options, e))
+    targets_tidy(c, targets, count);
+    if (!source_open(&source, src, true, e)) {
+        ok = c->delete_source && !c->restart && finished_end_without_source(src, targets, count);
+        if (ok)
+            *e = (struct err){0};
+        goto done;
+    }
+    if (!conversion_check_whole(&source.checkpoint, e) || !targets_check(c, targets, count, source.checkpoint.dir, e))
         goto done;
     ok = plan_and_go(c, &options, &source, e);
 done:

@@ -87,6 +87,52 @@ static void write_facts(struct buf *out, const struct plan *p)
     buf_puts(out, "end\n");
 }
 
+static bool facts_complete(const char *text)
+{
+    return strstr(text, "\nend\n") != NULL;
+}
+
+/* "fact source-0 \"NAME: 123 bytes, modified 456\"": the name. */
+static char *source_name(struct arena *a, const char *line)
+{
+    const char *begin = strchr(line, '"'), *end = strchr(line, '\n');
+    struct json_doc d = {0};
+    struct err ignored = {0};
+    char *name = NULL;
+
+    if (begin && end && begin < end && json_parse(&d, begin, (size_t)(end - begin), JSON_STRICT, &ignored)) {
+        const char *value = json_string(d.root);
+        const char *behind = value ? strrchr(value, ':') : NULL;
+        name = behind ? arena_strndup(a, value, (size_t)(behind - value)) : NULL;
+    }
+    json_release(&d);
+    return name;
+}
+
+bool journal_peek(const char *path, const char *recipe_text, struct arena *a, char ***names, size_t *count)
+{
+    struct buf recipe = {0};
+    struct err ignored = {0};
+    char *text = NULL;
+    size_t bytes = 0;
+
+    *count = 0;
+    add_fact(&recipe, "recipe-0", recipe_text);
+    bool same = path_exists(path) && file_slurp(path, JOURNAL_BYTES_MAX, &text, &bytes, &ignored) &&
+                strncmp(text, MAGIC, strlen(MAGIC)) == 0 && facts_complete(text) && strstr(text, recipe.data);
+    *names = arena_array(a, bytes / 16 + 1, sizeof **names); /* a fact is longer */
+    for (const char *line = same ? text : NULL; line && *line; line = strchr(line, '\n') + 1) {
+        char *name = strncmp(line, "fact source-", 12) == 0 ? source_name(a, line) : NULL;
+        if (name)
+            (*names)[(*count)++] = name;
+        if (!strchr(line, '\n'))
+            break;
+    }
+    mem_free(text);
+    buf_release(&recipe);
+    return same;
+}
+
 static size_t line_bytes(const char *text)
 {
     const char *end = strchr(text, '\n');
@@ -273,11 +319,6 @@ static bool cut_half_line(struct journal *j, const char *text, size_t bytes, str
         j->bytes--;
     return j->bytes == bytes || ftruncate(j->fd_plus_1 - 1, (off_t)j->bytes) == 0 ||
            err_sys(e, "cannot cut '%s'", j->path);
-}
-
-static bool facts_complete(const char *text)
-{
-    return strstr(text, "\nend\n") != NULL;
 }
 
 static bool open_file(struct journal *j, bool fresh, struct err *e)

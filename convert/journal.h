@@ -44,6 +44,9 @@ struct journal {
  * must be there. */
 bool journal_open(struct journal *j, const char *path, const struct plan *p, struct run_result *results,
                   struct err *e) CHECKED;
+/* Of a journal whose plan cannot be made any more: whether its run was of this recipe, and its source shards' names, in
+ * the arena. false: another run's, or no journal. */
+bool journal_peek(const char *path, const char *recipe_text, struct arena *a, char ***names, size_t *count);
 void journal_job(struct journal *j, const struct plan *p, size_t job, const struct weight_error *per_output);
 void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256);
 void journal_source(struct journal *j, size_t shard, const char *sha256);

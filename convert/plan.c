@@ -20,9 +20,9 @@ static uint64_t round_up_line(uint64_t bytes)
 
 /* ---- which weights, and which not ---- */
 
-static void drop(struct plan *p, const char *name, const char *why)
+static void drop(struct plan_output *o, const char *name, const char *why)
 {
-    p->drops[p->drop_count++] = (struct plan_drop){.name = name, .why = why};
+    o->drops[o->drop_count++] = (struct plan_drop){.name = name, .why = why};
 }
 
 static bool refuse_unknown(const struct source *s, struct err *e)
@@ -68,13 +68,10 @@ static bool choose_weights(struct plan *p, bool keep_unknown, struct err *e)
     if (!keep_unknown && !refuse_unknown(p->source, e))
         return false;
     p->weights = arena_array(&p->arena, ws->count * 2, sizeof(*p->weights));
-    p->drops = arena_array(&p->arena, ws->count * 2, sizeof *p->drops);
     for (size_t i = 0; i < ws->count; i++) {
         const struct weight *w = &ws->items[i];
-        if (w->id.role == ROLE_ROPE_CACHE) {
-            drop(p, w->name, "a stale rotary cache that no engine reads");
+        if (w->id.role == ROLE_ROPE_CACHE)
             continue;
-        }
         p->weights[p->weight_count++] = w;
         if (w->input_scale)
             p->weights[p->weight_count++] = plan_input_scale(&p->arena, w);
@@ -175,8 +172,17 @@ static bool choose_row(struct plan *p, struct plan_output *o, size_t i, struct e
     return set_parts(p, row, e);
 }
 
+static void drop_rope_caches(const struct plan *p, struct plan_output *o)
+{
+    const struct weights *ws = &p->source->weights;
+
+    for (size_t i = 0; i < ws->count; i++)
+        if (ws->items[i].id.role == ROLE_ROPE_CACHE)
+            drop(o, ws->items[i].name, "a stale rotary cache that no engine reads");
+}
+
 /* An activation scale makes sense beside FP8 codes only; a part without a name is left out of the layout. */
-static void drop_orphan_input_scales(struct plan *p, struct plan_output *o)
+static void drop_orphan_input_scales(const struct plan *p, struct plan_output *o)
 {
     for (size_t i = 1; i < p->weight_count; i++) {
         enum scheme_kind kind = o->rows[i - 1].scheme.kind;
@@ -184,8 +190,7 @@ static void drop_orphan_input_scales(struct plan *p, struct plan_output *o)
         if (!is_input_scale(p->weights[i]) || fp8)
             continue;
         o->rows[i].parts[PART_CODES] = (struct tensor){0};
-        if (o == p->outputs)
-            drop(p, p->weights[i]->name, "a static activation scale of a linear that is FP8 no more");
+        drop(o, p->weights[i]->name, "a static activation scale of a linear that is FP8 no more");
     }
 }
 
@@ -211,6 +216,8 @@ static bool open_output(struct plan *p, struct plan_output *o, const struct plan
     for (size_t i = 0; i < p->weight_count; i++)
         if (!choose_row(p, o, i, e))
             return false;
+    o->drops = arena_array(&p->arena, p->source->weights.count + p->weight_count, sizeof *o->drops);
+    drop_rope_caches(p, o);
     drop_orphan_input_scales(p, o);
     if (!options->allow_unfused && !check_fused(p, o, e))
         return false;

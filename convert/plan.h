@@ -61,11 +61,18 @@ enum plan_zones {
     ZONES_EXPERTS_ALIGNED, /* the same, but the experts' scales of odd sizes behind the other weights */
 };
 
+struct plan_drop {
+    const char *name; /* of a source tensor */
+    const char *why;
+};
+
 /* One bundle to be written. Several share one reading of the source. */
 struct plan_output {
     const char *dir;
     const struct recipe *recipe;
     struct plan_row *rows; /* one per plan->weights */
+    struct plan_drop *drops;
+    size_t drop_count;
     struct plan_shard *shards;
     size_t shard_count;
     enum plan_zones zones;
@@ -73,11 +80,6 @@ struct plan_output {
     bool no_index;         /* files that are not a checkpoint together */
     uint64_t tensor_bytes; /* sum over tensors, for the index */
     uint64_t file_bytes;   /* sum over shards */
-};
-
-struct plan_drop {
-    const char *name; /* of a source tensor */
-    const char *why;
 };
 
 /* Rows [row, row + count) of one weight, into every output. */
@@ -103,8 +105,6 @@ struct plan {
     const char *report;      /* lines that are printed behind the plan and the result, or NULL */
     const char *report_json; /* the same, a value for the member "repack" of their JSON */
     const char *calibration; /* what the calibrated rows depend on beside recipe and source, in words; NULL: none are */
-    struct plan_drop *drops;
-    size_t drop_count;
     struct plan_output *outputs;
     size_t output_count;
     struct job *jobs;

@@ -34,8 +34,8 @@ static void print_rows(const struct plan *p, const struct plan_output *o)
                scheme_text(&row->scheme, to), row->parts[PART_CODES].shard + 1, row->parts[PART_CODES].offset,
                row->why);
     }
-    for (size_t i = 0; i < p->drop_count; i++)
-        printf("%s left out: %s\n", p->drops[i].name, p->drops[i].why);
+    for (size_t i = 0; i < o->drop_count; i++)
+        printf("%s left out: %s\n", o->drops[i].name, o->drops[i].why);
 }
 
 static void print_proof(const struct proof *proof)
@@ -157,8 +157,8 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
     if (p->report_json)
         json_put_raw(&w, "repack", p->report_json);
     json_begin_array(&w, "dropped");
-    for (size_t i = 0; i < p->drop_count; i++)
-        json_put_string(&w, NULL, p->drops[i].name);
+    for (size_t i = 0; i < o->drop_count; i++)
+        json_put_string(&w, NULL, o->drops[i].name);
     json_end(&w, ']');
     json_end(&w, '}');
     printf("%s\n", text.data);

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "convert/finished.h"
 #include "convert/repack_plan.h"
 #include "convert/repack_report.h"
 #include "convert/stage.h"
@@ -340,9 +341,10 @@ static bool open_source(struct job_facts *j, const char *src, const char *dst, s
     if (!source_open(&j->source, src, true, e) || !conversion_check_whole(&j->source.checkpoint, e) ||
         !check_model(j->options, &j->source, e))
         return false;
-    if (!run->dry_run)
+    bool finished = !run->restart && finished_is_here(dst);
+    if (!run->dry_run && !finished)
         stage_tidy(dst);
-    return stage_check(dst, j->source.checkpoint.dir, run->force || run->dry_run, e);
+    return stage_check(dst, j->source.checkpoint.dir, run->force || run->dry_run || finished, e);
 }
 
 int repack(const struct repack_options *o, const char *src, const char *dst, struct err *e)

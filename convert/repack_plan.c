@@ -242,8 +242,8 @@ bool repack_plan_open(struct plan *p, const struct source *s, const struct repac
     l.arena = &p->arena;
     if (!refuse_unknown(s, t, e) || !list_entries(&l, s, e) || !open_output(p, &l, t, e))
         goto done;
-    p->drops = l.drops;
-    p->drop_count = l.drop_count;
+    p->outputs[0].drops = l.drops;
+    p->outputs[0].drop_count = l.drop_count;
     plan_cut_jobs(p);
     ok = true;
 done:

@@ -165,7 +165,6 @@ bool stage_finish(struct stage *s, struct err *e)
     if (rename(s->dir, published) != 0)
         return err_sys(e, "cannot rename '%s' to '%s'", s->dir, published);
     s->open = false;
-    stage_tidy(s->dst);
     return dir_sync(s->dst, e);
 }
 

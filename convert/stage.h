@@ -40,7 +40,7 @@ bool stage_prune(struct stage *s, stage_belongs *belongs, void *ctx, struct err 
 /* Checks only what stage_open would refuse before it makes anything. */
 bool stage_check(const char *dst, const char *source_dir, bool force, struct err *e) CHECKED;
 bool stage_is_publishing(const char *dst);
-/* Removes what a finished run had no time to remove. */
+/* Removes what a finished run leaves, or had no time to remove. */
 void stage_tidy(const char *dst);
 /* Room that an unfinished run's files in DST take already. */
 uint64_t stage_held_bytes(const char *dst);
@@ -48,7 +48,8 @@ char *stage_path(struct stage *s, const char *name); /* of a file in the stage; 
 /* Moves everything up but the journal; the stage stays. The shards that an older bundle's index names, and that the
  * new one does not replace, are removed first. */
 bool stage_publish(struct stage *s, struct err *e) CHECKED;
-/* Published: removes the stage. */
+/* Published: the stage is no unfinished run's any more, by one rename. stage_tidy removes it, when nothing more is to
+ * be done that a repeated run would have to know of. */
 bool stage_finish(struct stage *s, struct err *e) CHECKED;
 /* Not finished: removes the stage (and DST, if stage_open made it), unless `keep`. */
 void stage_release(struct stage *s, bool keep);

@@ -128,5 +128,7 @@ void arch_identify(const struct arch *arch, const char *name, struct tensor_id *
 
 /* The [rows, cols] that config.json promises for a weight of this role; false: not a matrix, or not known. */
 bool arch_shape(const struct arch *arch, enum role role, uint64_t *rows, uint64_t *cols);
+/* The length it promises for a norm or a router's bias, by the module's name; 0: not known. */
+uint64_t arch_length(const struct arch *arch, enum role role, const char *module);
 
 #endif

@@ -247,3 +247,17 @@ bool arch_shape(const struct arch *a, enum role role, uint64_t *rows_out, uint64
     *cols_out = shapes[role].cols;
     return *rows_out > 0 && *cols_out > 0;
 }
+
+/* Latents have norms of their own; the indexer's are not in config.json's words that we read. */
+uint64_t arch_length(const struct arch *a, enum role role, const char *module)
+{
+    if (role == ROLE_ROUTER_BIAS)
+        return a->experts;
+    if (role != ROLE_NORM && role != ROLE_MTP_NORM)
+        return 0;
+    if (strstr(module, ".self_attn.indexer."))
+        return 0;
+    if (strstr(module, ".self_attn.q_a_layernorm"))
+        return a->q_lora_rank;
+    return strstr(module, ".self_attn.kv_a_layernorm") ? a->kv_lora_rank : a->hidden_size;
+}

@@ -136,12 +136,17 @@ static bool check_matrix(const struct tensor *t, struct err *e)
                                       tensor_shape_text(t->rank, t->dims, got));
 }
 
-static bool check_vector(const struct tensor *t, struct err *e)
+static bool check_vector(const struct arch *arch, const struct weight *w, struct err *e)
 {
+    const struct tensor *t = w->parts[PART_CODES];
+    uint64_t want = arch_length(arch, w->id.role, w->module);
     char got[TENSOR_SHAPE_TEXT];
 
-    return t->rank == 1 || err_broken(e, ERR_FORMAT, "shape-mismatch", "tensor '%s' is %s, not a vector", t->name,
-                                      tensor_shape_text(t->rank, t->dims, got));
+    if (t->rank != 1)
+        return err_broken(e, ERR_FORMAT, "shape-mismatch", "tensor '%s' is %s, not a vector", t->name,
+                          tensor_shape_text(t->rank, t->dims, got));
+    return want == 0 || w->id.part == NAME_BIAS || t->dims[0] == want ||
+           wrong_shape(t, "shape-mismatch", 1, &want, "config.json promises", e);
 }
 
 static bool is_vector(enum role role)
@@ -154,7 +159,7 @@ static bool check_arch(const struct pairing *p, const struct weight *w, struct e
     uint64_t want[2];
 
     if (is_vector(w->id.role))
-        return check_vector(w->parts[PART_CODES], e);
+        return check_vector(p->arch, w, e);
     if (w->id.part == NAME_BIAS || !arch_shape(p->arch, w->id.role, &want[0], &want[1]))
         return true;
     return is_shape(w->parts[PART_CODES], want[0], want[1]) ||

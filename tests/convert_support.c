@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "convert/bundle.h"
+#include "convert/finished.h"
 #include "convert/journal.h"
 #include "convert/run.h"
 #include "convert/stage.h"
@@ -57,7 +58,7 @@ static bool run_and_publish(struct plan *p, const struct run_options *options, b
 
     return journal_open(j, stage_path(s, JOURNAL_NAME), p, results, e) &&
            run_plan(p, options, s, j, results, NULL, e) && bundle_write(p, 0, results, &bundle, s, e) &&
-           stage_publish(s, e) && stage_finish(s, e);
+           stage_publish(s, e) && stage_finish(s, e) && finished_end(p, options->delete_source, e);
 }
 
 static bool run_to(struct plan *p, const char *dst, const struct run_options *options, bool force, bool fingerprint,

@@ -171,10 +171,10 @@ TEST(plan, a_stale_rotary_cache_is_left_out_with_a_reason)
     ckpt_vector(&m, "model.layers.1.self_attn.rotary_emb.inv_freq", DTYPE_F32, 16, NULL);
     ckpt_write(&m, dir);
     EXPECT_OK(planned_open(&p, dir, "nowhere", &c, &e), e);
-    EXPECT_EQ_U64(1, p.plan.drop_count);
-    if (p.plan.drop_count == 1) {
-        EXPECT_STR_EQ("model.layers.1.self_attn.rotary_emb.inv_freq", p.plan.drops[0].name);
-        EXPECT_STR_HAS(p.plan.drops[0].why, "rotary");
+    EXPECT_EQ_U64(1, p.plan.outputs[0].drop_count);
+    if (p.plan.outputs[0].drop_count == 1) {
+        EXPECT_STR_EQ("model.layers.1.self_attn.rotary_emb.inv_freq", p.plan.outputs[0].drops[0].name);
+        EXPECT_STR_HAS(p.plan.outputs[0].drops[0].why, "rotary");
     }
     EXPECT_TRUE(find_row(&p.plan, "model.layers.1.self_attn.rotary_emb.inv_freq") == NULL);
     planned_close(&p);
@@ -202,12 +202,42 @@ TEST(plan, activation_scales_travel_beside_fp8_codes_only)
         EXPECT_OK(planned_open(&p, dir, "nowhere", &c, &e), e);
         const struct plan_row *row = find_row(&p.plan, name);
         EXPECT_TRUE(row && (row->parts[PART_CODES].dtype == DTYPE_F32) == cases[i].kept);
-        EXPECT_EQ_U64(cases[i].kept ? 0 : 1, p.plan.drop_count);
-        if (p.plan.drop_count == 1)
-            EXPECT_STR_EQ(name, p.plan.drops[0].name);
+        EXPECT_EQ_U64(cases[i].kept ? 0 : 1, p.plan.outputs[0].drop_count);
+        if (p.plan.outputs[0].drop_count == 1)
+            EXPECT_STR_EQ(name, p.plan.outputs[0].drops[0].name);
         support_check_layout(&p.plan);
         support_check_jobs(&p.plan);
         planned_close(&p);
     }
+    ckpt_release(&m);
+}
+
+/* What a second output left out was recorded nowhere. */
+TEST(plan, each_output_records_what_it_leaves_out)
+{
+    struct recipe keep = {0}, bf16 = {0};
+    struct plan_target targets[] = {{.dir = "one", .recipe = &keep}, {.dir = "two", .recipe = &bf16}};
+    struct plan_options options = {
+        .targets = targets, .target_count = 2, .shard_bytes = 5000000000u, .allow_unfused = true};
+    struct ckpt_maker m;
+    struct source source = {0};
+    struct plan p = {0};
+    struct err e = {0};
+    const char *dir = ct_temp_dir();
+
+    ASSERT_TRUE(support_model(&m, &support_fp8_tensor));
+    support_input_scale(&m, "model.layers.0.mlp.down_proj");
+    ckpt_write(&m, dir);
+    ASSERT_OK(support_recipe(&keep, "[{\"match\": \"*\", \"scheme\": \"keep\"}]", &e) &&
+                  support_recipe(&bf16, "bf16", &e),
+              e);
+    ASSERT_OK(source_open(&source, dir, true, &e) && plan_open(&p, &source, &options, &e), e);
+    EXPECT_EQ_U64(0, p.outputs[0].drop_count);
+    ASSERT_TRUE(p.outputs[1].drop_count == 1);
+    EXPECT_STR_EQ("model.layers.0.mlp.down_proj.input_scale", p.outputs[1].drops[0].name);
+    plan_close(&p);
+    source_close(&source);
+    recipe_release(&keep);
+    recipe_release(&bf16);
     ckpt_release(&m);
 }

@@ -181,6 +181,7 @@ TEST(stage, publishing_replaces_what_the_old_index_names_and_nothing_else)
     ASSERT_OK(stage_publish(&s, &e), e);
     EXPECT_TRUE(stage_is_publishing(dst));
     ASSERT_OK(stage_finish(&s, &e), e);
+    stage_tidy(dst);
     stage_release(&s, false);
     EXPECT_STR_EQ("both.safetensors config.json model.safetensors.index.json new-2.safetensors notes.txt quern.json "
                   "unnamed.safetensors",
@@ -211,6 +212,7 @@ TEST(stage, a_run_killed_after_it_published_does_not_remove_its_own_shards)
     put(s.dir, "config.json", "newer");
     ASSERT_OK(stage_publish(&s, &e), e);
     ASSERT_OK(stage_finish(&s, &e), e);
+    stage_tidy(dst);
     stage_release(&s, false);
     expect_text("new", in(dst, "both.safetensors"));
     expect_text("new", in(dst, "new-2.safetensors"));

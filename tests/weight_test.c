@@ -412,7 +412,7 @@ TEST(weight, a_checkpoint_without_config_is_refused)
     ckpt_release(&m);
 }
 
-TEST(weight, a_norm_or_bias_that_is_no_vector_is_refused)
+TEST(weight, a_norm_or_bias_of_another_shape_is_refused)
 {
     static const struct {
         const char *name;
@@ -424,6 +424,10 @@ TEST(weight, a_norm_or_bias_that_is_no_vector_is_refused)
         {"model.norm.weight", DTYPE_BF16, {16, 16}, 2, "tensor 'model.norm.weight' is [16, 16], not a vector"},
         {"model.layers.1.input_layernorm.weight", DTYPE_BF16, {2, 128, 1}, 3, "is [2, 128, 1], not a vector"},
         {"model.layers.1.mlp.gate.e_score_correction_bias", DTYPE_F32, {2, 2}, 2, "is [2, 2], not a vector"},
+        {"model.norm.weight", DTYPE_BF16, {16}, 1, "tensor 'model.norm.weight' is [16], not the ["},
+        {"model.layers.1.self_attn.q_a_layernorm.weight", DTYPE_BF16, {1}, 1, "is [1], not the ["},
+        {"model.layers.1.self_attn.kv_a_layernorm.weight", DTYPE_BF16, {1}, 1, "is [1], not the ["},
+        {"model.layers.1.mlp.gate.e_score_correction_bias", DTYPE_F32, {3}, 1, "is [3], not the ["},
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -150,15 +150,17 @@ static const char *difference(const char *want, const char *have)
                         (int)strcspn(want + line, "\n"), want + line, (int)strcspn(have + line, "\n"), have + line);
 }
 
-/* The same command, once more and undisturbed: NULL, or what is wrong. A run that was killed behind its last
- * step is refused, as the destination is whole. */
+/* The same command, once more and undisturbed: NULL, or what is wrong. Only a run that was killed when its journal was
+ * gone, and nothing but the exit was left, is refused, as the destination is whole or the source removed. */
 static const char *goes_on(int command, unsigned threads)
 {
+    const char *journal = path_join(&world.arena, world.a, ".quern-published/.journal");
+    bool ended = path_exists(journal);
     int status = scene_run(&world, &commands[command], threads, NULL, NULL);
     bool was_whole = exited(status, 2) && strstr(scene_said(&world), "is not empty") != NULL;
     bool source_gone = exited(status, 3) && commands[command].deletes;
 
-    if (status != 0 && !was_whole && !source_gone)
+    if (status != 0 && (ended || (!was_whole && !source_gone)))
         return arena_printf(&world.arena, "it does not go on: %s", describe(status));
     return difference(whole[command].look, scene_look(&world));
 }
@@ -203,9 +205,9 @@ static void kill_class(void)
 /* The last renames move files up; a little before them the list is written, a little behind them the stage goes. */
 static void publish_class(void)
 {
-    static const int which[] = {INT4, ALSO, OVER};
+    static const int which[] = {INT4, ALSO, OVER, DELETES};
 
-    for (size_t i = 0; i < (quick ? 1 : 3); i++) {
+    for (size_t i = 0; i < (quick ? 1 : 4); i++) {
         long renames = calls(which[i], "rename"), step = quick ? 7 : 1;
         for (long k = renames / 2 - 2; k < renames; k += step)
             kill_once(which[i], 2, arena_printf(&world.arena, "rename:kill:after=%ld", k));
