@@ -43,6 +43,8 @@ static const struct opt opts[] = {
     {"force", 'f', OPT_FLAG, &options.run.force, NULL, "replace what is in DST", 0, 0},
     {"restart", 0, OPT_FLAG, &options.run.restart, NULL,
      "discard an unfinished run in DST instead of going on with it", 0, 0},
+    {"no-fingerprint", 0, OPT_FLAG, &options.run.no_fingerprint, NULL, "do not run the bundle before it is published", 0,
+     0},
     {"dry-run", 'n', OPT_FLAG, &options.run.dry_run, NULL, "print the plan and what it gains, and write nothing", 0, 0},
     {"json", 0, OPT_FLAG, &options.run.json, NULL, "print the plan or the result as JSON", 0, 0},
     {"keep-unknown", 0, OPT_FLAG, &options.run.keep_unknown, NULL, "copy tensors of unknown role as they are", 0, 0},
