@@ -6,6 +6,7 @@
 #   make faults          kills, full and broken disks (minutes)
 #   make deb             a Debian package       make check-deb       install, use and remove it
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
+#   make check-html      the HTML reports in a headless Chromium
 #   make check-oracle    an independent PyTorch reader reads what is written (python3-torch; skips without)
 #   make check-tokenizer  ids held against npm's tokenizers, over texts of many kinds (installs them under build/peers)
 #   make fuzz T=json     one fuzz target        make t F='json.*'    one area's unit tests
@@ -53,6 +54,7 @@ OBJ := $(BUILD)/obj/$(KIND)
 
 PACKAGES := zlib libcjson openssl oniguruma
 DEBIAN_PACKAGES := gcc g++ make pkg-config zlib1g-dev libcjson-dev libssl-dev libonig-dev libgtest-dev mandoc
+HTML_PACKAGES := chromium nodejs
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 
 # Evaluated when first used, so that `make deps` may run before pkg-config exists.
@@ -84,6 +86,7 @@ TEST_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(sort $(wildcard tests/*.c))) $(OBJ)/test
 BENCHES := $(patsubst tests/bench/bench_%.c,$(BIN)/bench/%,$(sort $(wildcard tests/bench/bench_*.c)))
 BENCH_OBJ := $(patsubst %.c,$(OBJ)/%.o,$(filter-out $(wildcard tests/bench/bench_*.c),$(wildcard tests/bench/*.c)))
 
+HTML_PAGES := $(BIN)/html-pages
 FAULTS := $(BIN)/faults
 SHIM := $(BUILD)/faults-shim.so
 
@@ -146,6 +149,16 @@ $(SHIM): tests/faults/shim.c Makefile
 	@mkdir -p $(@D)
 	@echo "  CC  $@"
 	@$(CC) -std=c17 -D_GNU_SOURCE -O2 -g $(WARN) -shared -fPIC -o $@ $< -ldl
+
+# What the HTML reports look like to a browser: no overflow on a phone, charts that show something, nothing from outside.
+.PHONY: check-html
+check-html:
+	@sh tests/deps.sh $(DEBIAN_PACKAGES) $(HTML_PACKAGES)
+	$(AGAIN) $(QUERN) $(HTML_PAGES)
+	@QUERN=$(QUERN) PAGES=$(HTML_PAGES) OUT=$(BIN)/html sh tests/html/check.sh
+
+$(HTML_PAGES): $(OBJ)/tests/html/pages.o $(OBJ)/tests/diff_fixture.o $(LIBRARY_OBJ)
+	$(LINK)
 
 .PHONY: check-oracle
 check-oracle: $(QUERN)

@@ -347,7 +347,7 @@ static int compare_files(const void *a, const void *b)
 }
 
 static bool write_manifest(const struct plan *p, const struct plan_output *o, const struct run_result *result,
-                           struct stage *s, struct file_list *l, struct err *e)
+                           const struct bundle_options *options, struct stage *s, struct file_list *l, struct err *e)
 {
     char config_hash[HASH_HEX_BYTES];
     struct manifest m = {
@@ -371,8 +371,10 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     m.drops = arena_array(l->arena, o->drop_count, sizeof *m.drops);
     for (size_t i = 0; i < o->drop_count; i++)
         m.drops[m.drop_count++] = (struct manifest_drop){.tensor = o->drops[i].name, .why = o->drops[i].why};
+    bool ok =
+        !options->proofs || proof_make(&options->proofs[o - p->outputs], s, &options->fingerprint, l->arena, &m, e);
     manifest_write(&text, &m);
-    bool ok = write_text(s, MANIFEST_NAME, &text, NULL, e);
+    ok = ok && write_text(s, MANIFEST_NAME, &text, NULL, e);
     buf_release(&text);
     return ok;
 }
@@ -399,7 +401,7 @@ bool bundle_write(struct plan *p, size_t output, const struct run_result *result
     card_write(&card, p, output, result, options);
     if (!write_text(stage, "README.md", &card, &files, e))
         goto done;
-    ok = write_manifest(p, o, result, stage, &files, e);
+    ok = write_manifest(p, o, result, options, stage, &files, e);
 done:
     buf_release(&card);
     buf_release(&index);

@@ -6,13 +6,16 @@
 #include <stdbool.h>
 
 #include "convert/plan.h"
+#include "convert/proof.h"
 #include "convert/run.h"
 #include "convert/stage.h"
 #include "formats/base/err.h"
 
 struct bundle_options {
-    const char *base_model; /* for the card's front matter, or NULL */
-    uint64_t min_tokens;    /* of a calibrated output: fewer is starved */
+    const char *base_model;     /* for the card's front matter, or NULL */
+    const struct proof *proofs; /* one for each output; NULL: no fingerprint, and no word about it */
+    struct fingerprint_options fingerprint;
+    uint64_t min_tokens; /* of a calibrated output: fewer is starved */
 };
 
 /* config.json of one output, checked before the first byte is converted: what cannot be said there is refused early. */

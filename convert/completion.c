@@ -35,7 +35,7 @@ static void print_options(const struct opt *opts)
 static void print_wants(const struct opt_command *c)
 {
     for (const struct opt *o = c->opts; o->name; o++) {
-        if (o->kind == OPT_FLAG)
+        if (o->kind == OPT_FLAG || o->kind == OPT_MAYBE) /* the next word is not its value */
             continue;
         printf("    '%s --%s'", c->name, o->name);
         if (o->letter)

@@ -10,6 +10,7 @@
 #include "convert/pipeline.h"
 #include "convert/plan.h"
 #include "convert/plan_print.h"
+#include "convert/proof.h"
 #include "convert/run.h"
 #include "convert/space.h"
 #include "convert/stage.h"
@@ -85,6 +86,13 @@ static void note_plan(const struct plan *p)
     }
 }
 
+static void note_proofs(const struct plan *p, const struct proof *proofs, bool left_out)
+{
+    for (size_t o = 0; o < p->output_count && !left_out; o++)
+        if (proofs[o].why_not)
+            log_note("there will be no fingerprint in '%s': %s", p->outputs[o].dir, proofs[o].why_not);
+}
+
 /* config.json is made before the first weight is read: what cannot be said there fails now. */
 static bool check_configs(const struct plan *p, struct err *e)
 {
@@ -136,7 +144,7 @@ static void print_results(const struct conversion *c, const struct plan *p, cons
 {
     for (size_t o = 0; o < p->output_count; o++) {
         if (c->json)
-            plan_print_json(p, o, &results[o], NULL, NULL, 0);
+            plan_print_json(p, o, &results[o], NULL, NULL, NULL, 0);
         else {
             if (results[o].calibrated)
                 print_coverage(c, p, &p->outputs[o], &results[o]);
@@ -151,14 +159,18 @@ struct work {
     struct stage *stages; /* one per output */
     struct run_result *results;
     struct journal journal;
-    bool found;  /* an earlier run's journal */
-    bool opened; /* and it, or a new one, is ours */
+    const struct proof *proofs; /* one per output */
+    uint64_t fixed_bytes;       /* of tables, which stay while the proof is made */
+    bool found;                 /* an earlier run's journal */
+    bool opened;                /* and it, or a new one, is ours */
+    bool converted;             /* every weight is made: what is wrong from here on costs none of it */
 };
 
 /* A stage holds shards, whole and partial, and what is made anew from them at the end of each run. */
 struct stage_owner {
     const struct plan_output *output;
     bool goes_on;
+    bool publishing;
 };
 
 static bool belongs(void *ctx, const char *name)
@@ -168,6 +180,8 @@ static bool belongs(void *ctx, const char *name)
 
     if (strcmp(name, JOURNAL_NAME) == 0 || strcmp(name, STAGE_PUBLISHING) == 0)
         return true;
+    if (strcmp(name, MANIFEST_NAME) == 0) /* whose fingerprint cannot be made again once shards have moved */
+        return owner->publishing;
     if (strncmp(name, PIPELINE_STREAM_PREFIX, strlen(PIPELINE_STREAM_PREFIX)) == 0)
         return owner->goes_on && plan_is_calibrated(o);
     for (size_t i = 0; i < o->shard_count && owner->goes_on; i++) {
@@ -218,7 +232,8 @@ static bool open_stages(const struct conversion *c, struct plan *p, struct work 
         return err_in(e, "destination '%s'", p->outputs[0].dir);
     w->opened = true;
     for (size_t o = 0; o < p->output_count; o++) {
-        struct stage_owner owner = {.output = &p->outputs[o], .goes_on = w->journal.jobs_done > 0};
+        struct stage_owner owner = {
+            .output = &p->outputs[o], .goes_on = w->journal.jobs_done > 0, .publishing = w->stages[o].publishing};
         if (!stage_prune(&w->stages[o], belongs, &owner, e))
             return false;
     }
@@ -271,6 +286,10 @@ static bool run_and_publish(const struct conversion *c, struct plan *p, struct w
     };
     struct bundle_options bundle = {
         .base_model = c->base_model,
+        .proofs = w->proofs,
+        .fingerprint = {.threads = (unsigned)c->threads,
+                        .memory_bytes = c->memory_bytes > 0 ? c->memory_bytes - w->fixed_bytes : 0,
+                        .quiet = c->quiet},
         .min_tokens = c->calibration ? c->calibration->min_tokens : 0,
     };
     struct progress *progress = progress_new(c->doing ? c->doing : "converting",
@@ -280,6 +299,7 @@ static bool run_and_publish(const struct conversion *c, struct plan *p, struct w
         w->stages[o].publishing |= w->stages[0].publishing;
     bool ok = run_plan(p, &options, w->stages, &w->journal, w->results, progress, e) && calibrate(c, p, w, progress, e);
     progress_end(progress, ok);
+    w->converted = ok;
     return ok && publish(p, w, &bundle, e) && finished_end(p, c->delete_source, e);
 }
 
@@ -290,14 +310,17 @@ static bool worth_keeping(const struct plan *p, const struct work *w, const stru
     if (!w->opened)
         return w->found;
     bool not_the_input = (e->code != ERR_FORMAT && e->code != ERR_UNSUPPORTED) || source_removed(p);
-    return w->stages[0].publishing || (w->journal.jobs_durable > 0 && not_the_input);
+    return w->stages[0].publishing || w->converted || (w->journal.jobs_durable > 0 && not_the_input);
 }
 
-static bool convert(const struct conversion *c, struct plan *p, struct err *e)
+static bool convert(const struct conversion *c, struct plan *p, const struct proof *proofs, uint64_t fixed_bytes,
+                    struct err *e)
 {
     struct work w = {
         .stages = arena_array(&p->arena, p->output_count, sizeof *w.stages),
         .results = run_results_new(p),
+        .proofs = proofs,
+        .fixed_bytes = fixed_bytes,
     };
     bool ok = open_stages(c, p, &w, e) && run_and_publish(c, p, &w, e);
     bool keep = !ok && worth_keeping(p, &w, e);
@@ -312,17 +335,20 @@ static bool convert(const struct conversion *c, struct plan *p, struct err *e)
     return ok;
 }
 
-static bool dry_run(const struct conversion *c, const struct plan *p, const struct run_size *size, struct err *e)
+static bool dry_run(const struct conversion *c, const struct plan *p, const struct proof *proofs,
+                    const struct run_size *size, struct err *e)
 {
     struct estimate estimate = {0};
 
     if (!estimate_plan(&estimate, p, size->threads, e))
         return false;
+    for (size_t o = 0; o < p->output_count; o++)
+        estimate_add_read(&estimate, proofs[o].cost.read_bytes);
     for (size_t o = 0; o < p->output_count; o++) {
         if (c->json)
-            plan_print_json(p, o, NULL, size, &estimate, space_peak(p, o, c->delete_source));
+            plan_print_json(p, o, NULL, &proofs[o], size, &estimate, space_peak(p, o, c->delete_source));
         else
-            plan_print(p, o, size, &estimate, space_peak(p, o, c->delete_source), c->verbose);
+            plan_print(p, o, &proofs[o], size, &estimate, space_peak(p, o, c->delete_source), c->verbose);
     }
     return space_check(p, c->delete_source, e);
 }
@@ -366,9 +392,13 @@ bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
 
     if (!check_configs(p, e) || !bundle_check_side_files(p, e) || !run_size(p, &run, &size, e))
         return false;
+    const struct proof *proofs = proofs_plan(p, (unsigned)c->threads, !c->no_fingerprint);
+    if (!proofs_check_memory(proofs, p->output_count, c->memory_bytes, size.fixed_bytes, e))
+        return false;
     note_plan(p);
+    note_proofs(p, proofs, c->no_fingerprint);
     if (c->dry_run)
-        return dry_run(c, p, &size, e);
+        return dry_run(c, p, proofs, &size, e);
     if (finished_is_here(p->outputs[0].dir) && !c->restart) {
         struct run_result *results = run_results_new(p);
         if (finished_is_same(p, results))
@@ -377,7 +407,8 @@ bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
             return err_set(e, ERR_USAGE, "destination '%s' is not empty; --force replaces what is there",
                            p->outputs[0].dir);
     }
-    return space_check(p, c->delete_source, e) && (!c->delete_source || confirm_delete(p, e)) && convert(c, p, e);
+    return space_check(p, c->delete_source, e) && (!c->delete_source || confirm_delete(p, e)) &&
+           convert(c, p, proofs, size.fixed_bytes, e);
 }
 
 /* Calibrated recipes want a text; and the source until the end, for its weights run the model. */

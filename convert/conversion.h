@@ -17,7 +17,7 @@
 struct conversion {
     uint64_t threads, memory_bytes, shard_bytes;
     bool force, restart, dry_run, json, quiet, verbose, keep_shards, hash_source, delete_source, allow_unfused,
-        keep_unknown;
+        keep_unknown, no_fingerprint;
     const char *base_model;
     const char *doing;    /* for the progress line; NULL: "converting" */
     struct opt_list also; /* "RECIPE:DIR" */
@@ -55,6 +55,14 @@ struct conversion {
         {"json", 0, OPT_FLAG, &(v).json, NULL, "print the plan or the result as JSON", 0, 0},                           \
         {"allow-unfused", 0, OPT_FLAG, &(v).allow_unfused, NULL, "accept schemes that split what engines fuse", 0, 0},  \
         {"keep-unknown", 0, OPT_FLAG, &(v).keep_unknown, NULL, "copy tensors of unknown role as they are", 0, 0},       \
+        {"no-fingerprint",                                                                                              \
+         0,                                                                                                             \
+         OPT_FLAG,                                                                                                      \
+         &(v).no_fingerprint,                                                                                           \
+         NULL,                                                                                                          \
+         "do not run the bundle before it is published",                                                                \
+         0,                                                                                                             \
+         0},                                                                                                            \
         {"base-model", 0, OPT_STRING, &(v).base_model, "ID", "name of the source model for the model card", 0, 0},      \
         {"quiet", 'q', OPT_FLAG, &(v).quiet, NULL, "no progress and no notes", 0, 0},                                   \
     {                                                                                                                   \

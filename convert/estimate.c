@@ -224,3 +224,8 @@ done:
     mem_free(room.in);
     return ok;
 }
+
+void estimate_add_read(struct estimate *m, uint64_t bytes)
+{
+    m->seconds += time_of(bytes, m->read_rate);
+}

@@ -17,5 +17,7 @@ struct estimate {
 
 /* Leaves nothing behind. */
 bool estimate_plan(struct estimate *m, const struct plan *p, unsigned threads, struct err *e) CHECKED;
+/* Reads that follow when all else is done: those of the fingerprint. */
+void estimate_add_read(struct estimate *m, uint64_t bytes);
 
 #endif

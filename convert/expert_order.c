@@ -140,3 +140,59 @@ bool expert_orders_make(struct expert_orders *o, struct arena *a, const struct a
     }
     return true;
 }
+
+/* ---- statistics under new numbers ---- */
+
+static void renumber_layer(const struct expert_order *order, size_t experts, size_t k, const struct routing_layer *from,
+                           struct routing_layer *to)
+{
+    for (size_t i = 0; i < experts; i++) {
+        size_t x = order->place[i];
+        to->counts[x] = from->counts[i];
+        to->weight_sums[x] = from->weight_sums[i];
+        for (size_t y = 0; y < experts; y++)
+            to->coactivation[x * experts + order->place[y]] = from->coactivation[i * experts + y];
+    }
+    to->tokens = from->tokens;
+    for (size_t t = 0; t < from->tokens && to->trace; t++)
+        for (size_t i = 0; i < k; i++) {
+            int32_t id = (int32_t)order->place[from->trace[t * k + i]];
+            float weight = from->trace_weights[t * k + i];
+            size_t at = i;
+            for (; at > 0 && to->trace[t * k + at - 1] > id; at--) {
+                to->trace[t * k + at] = to->trace[t * k + at - 1];
+                to->trace_weights[t * k + at] = to->trace_weights[t * k + at - 1];
+            }
+            to->trace[t * k + at] = id;
+            to->trace_weights[t * k + at] = weight;
+        }
+}
+
+/* All but the numbers of experts. */
+static bool copy_under_new_routers(struct routing_stats *to, const struct routing_stats *from, struct err *e)
+{
+    char routers[HASH_HEX_BYTES];
+
+    memcpy(routers, to->routers_sha256, sizeof routers);
+    memcpy(to->routers_sha256, from->routers_sha256, sizeof routers);
+    bool ok = routing_stats_merge(to, from, e);
+    memcpy(to->routers_sha256, routers, sizeof routers);
+    return ok;
+}
+
+bool expert_orders_renumber(const struct expert_orders *o, const struct routing_stats *from, const struct source *own,
+                            struct routing_stats *to, struct err *e)
+{
+    size_t experts = (size_t)o->experts;
+
+    if (!routing_stats_open(to, own, from->with_trace, e))
+        return false;
+    memcpy(to->config_sha256, from->config_sha256, sizeof to->config_sha256); /* may be that of a bundle's source */
+    if (!copy_under_new_routers(to, from, e))
+        return false;
+    for (size_t i = 0; i < from->count; i++) {
+        const struct expert_order *order = expert_orders_find(o, from->items[i].layer);
+        renumber_layer(order, experts, (size_t)from->experts_per_token, &from->items[i], &to->items[i]);
+    }
+    return true;
+}

@@ -44,6 +44,9 @@ bool expert_orders_make(struct expert_orders *o, struct arena *a, const struct a
                         const struct expert_order_options *options, struct err *e) CHECKED;
 /* NULL: a layer without routed experts. */
 const struct expert_order *expert_orders_find(const struct expert_orders *o, uint64_t layer);
+/* The statistics under the new numbers, of the model that has them: to is opened for it. */
+bool expert_orders_renumber(const struct expert_orders *o, const struct routing_stats *from, const struct source *own,
+                            struct routing_stats *to, struct err *e) CHECKED;
 /* Whether places of one group's width hold one group each; names the first two experts that do not go together. */
 bool expert_order_check_groups(const struct expert_order *o, uint64_t experts, uint64_t groups, struct err *e) CHECKED;
 

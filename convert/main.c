@@ -15,7 +15,9 @@ static const struct command *const commands[] = {
     &command_quantize,
     &command_repack,
     &command_diff,
+    &command_logits,
     &command_verify,
+    &command_run,
     &command_tokenize,
     &command_bench_io,
 };

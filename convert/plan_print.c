@@ -38,8 +38,20 @@ static void print_rows(const struct plan *p, const struct plan_output *o)
         printf("%s left out: %s\n", o->drops[i].name, o->drops[i].why);
 }
 
-void plan_print(const struct plan *p, size_t output, const struct run_size *size, const struct estimate *estimate,
-                uint64_t disk_bytes, bool verbose)
+static void print_proof(const struct proof *proof)
+{
+    char bytes[BYTES_TEXT], memory[BYTES_TEXT];
+
+    if (proof->why_not)
+        printf("proof    none: %s\n", proof->why_not);
+    else
+        printf("proof    %" PRIu64 " bytes (%s) of the output, read again for its fingerprint, in %s of memory\n",
+               proof->cost.read_bytes, bytes_text((double)proof->cost.read_bytes, bytes),
+               bytes_text((double)proof->cost.memory_bytes, memory));
+}
+
+void plan_print(const struct plan *p, size_t output, const struct proof *proof, const struct run_size *size,
+                const struct estimate *estimate, uint64_t disk_bytes, bool verbose)
 {
     const struct plan_output *o = &p->outputs[output];
     struct arena a = {0};
@@ -57,6 +69,7 @@ void plan_print(const struct plan *p, size_t output, const struct run_size *size
     printf("read     %" PRIu64 " bytes (%s) of the source, once\n", p->read_bytes,
            bytes_text((double)p->read_bytes, read));
     printf("work     %zu jobs on %u thread%s\n", p->job_count, size->threads, size->threads == 1 ? "" : "s");
+    print_proof(proof);
     printf("memory   %" PRIu64 " bytes at most (%s)\n", size->total_bytes,
            bytes_text((double)size->total_bytes, memory));
     printf("disk     %s at the peak, in '%s'\n", bytes_text((double)disk_bytes, bytes), o->dir);
@@ -99,8 +112,16 @@ static void put_shards(struct json_writer *w, const struct plan_output *o, const
     json_end(w, ']');
 }
 
-void plan_print_json(const struct plan *p, size_t output, const struct run_result *result, const struct run_size *size,
-                     const struct estimate *estimate, uint64_t disk_bytes)
+static void put_proof(struct json_writer *w, const struct proof *proof)
+{
+    json_begin_object(w, "fingerprint");
+    json_put_u64(w, "read_bytes", proof->cost.read_bytes);
+    json_put_u64(w, "memory_bytes", proof->cost.memory_bytes);
+    json_end(w, '}');
+}
+
+void plan_print_json(const struct plan *p, size_t output, const struct run_result *result, const struct proof *proof,
+                     const struct run_size *size, const struct estimate *estimate, uint64_t disk_bytes)
 {
     const struct plan_output *o = &p->outputs[output];
     struct arena a = {0};
@@ -116,6 +137,10 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
     json_put_u64(&w, "tensor_bytes", o->tensor_bytes);
     json_put_u64(&w, "read_bytes", p->read_bytes);
     json_put_u64(&w, "jobs", p->job_count);
+    if (proof && proof->why_not)
+        json_put_string(&w, "no_fingerprint", proof->why_not);
+    else if (proof)
+        put_proof(&w, proof);
     if (size) {
         json_put_u64(&w, "threads", size->threads);
         json_put_u64(&w, "memory_bytes", size->total_bytes);

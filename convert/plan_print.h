@@ -6,13 +6,14 @@
 
 #include "convert/estimate.h"
 #include "convert/plan.h"
+#include "convert/proof.h"
 #include "convert/run.h"
 
 /* disk_bytes: at the peak, as space.h counts it. verbose: every row. All to stdout. */
-void plan_print(const struct plan *p, size_t output, const struct run_size *size, const struct estimate *estimate,
-                uint64_t disk_bytes, bool verbose);
-/* size and estimate, or result, may be NULL. */
-void plan_print_json(const struct plan *p, size_t output, const struct run_result *result, const struct run_size *size,
-                     const struct estimate *estimate, uint64_t disk_bytes);
+void plan_print(const struct plan *p, size_t output, const struct proof *proof, const struct run_size *size,
+                const struct estimate *estimate, uint64_t disk_bytes, bool verbose);
+/* proof, size and estimate, or result, may be NULL. */
+void plan_print_json(const struct plan *p, size_t output, const struct run_result *result, const struct proof *proof,
+                     const struct run_size *size, const struct estimate *estimate, uint64_t disk_bytes);
 
 #endif

@@ -10,6 +10,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/log.h"
 #include "formats/json.h"
+#include "verify/routing_walk.h"
 
 struct job_facts {
     const struct repack_options *options;
@@ -29,6 +30,16 @@ static enum order_kind order_kind(const struct repack_options *o)
     if (!o->order || strcmp(o->order, "index") == 0)
         return ORDER_INDEX;
     return strcmp(o->order, "hot") == 0 ? ORDER_HOT : strcmp(o->order, "coactive") == 0 ? ORDER_COACTIVE : ORDER_FILE;
+}
+
+static bool runs_text(const struct repack_options *o)
+{
+    return o->text.text || o->text.ids;
+}
+
+static bool has_stats(const struct repack_options *o)
+{
+    return o->stats || runs_text(o);
 }
 
 static bool wants_stats(const struct repack_options *o)
@@ -58,8 +69,15 @@ static bool check_options(const struct repack_options *o, struct err *e)
                        o->nodes > 0       ? "--nodes"
                        : o->redundant > 0 ? "--redundant"
                                           : "--shard-by-rank");
-    if (wants_stats(o) && !o->stats)
-        return err_set(e, ERR_USAGE, "%s wants --stats FILE", o->ep > 0 ? "--ep" : "--order hot or coactive");
+    if (wants_stats(o) && !o->stats && !runs_text(o))
+        return err_set(e, ERR_USAGE, "%s wants --stats FILE or --text FILE",
+                       o->ep > 0 ? "--ep" : "--order hot or coactive");
+    if (o->stats && runs_text(o))
+        return err_set(e, ERR_USAGE, "--stats and --text: one of them");
+    if (runs_text(o) && !wants_stats(o) && !o->save_stats)
+        return err_set(e, ERR_USAGE, "--text counts for --order hot or coactive, --ep or --save-stats");
+    if (o->save_stats && !o->stats && !runs_text(o))
+        return err_set(e, ERR_USAGE, "--save-stats wants --stats FILE or --text FILE");
     if (o->trace && !o->run.dry_run)
         return err_set(e, ERR_USAGE, "--trace is replayed by --dry-run alone");
     return check_mp(o, e);
@@ -73,6 +91,46 @@ static bool read_stats(struct job_facts *j, const char *path, struct routing_sta
         return true;
     return routing_stats_read(s, path, e) &&
            (routing_stats_check(s, &j->source, e) || err_in(e, "'%s' for '%s'", path, j->source.checkpoint.path));
+}
+
+/* The model is run over the text now. */
+static bool run_text(struct job_facts *j, struct err *e)
+{
+    const struct repack_options *o = j->options;
+    struct forward_options forward = {.threads = (unsigned)o->run.threads, .memory_bytes = o->run.memory_bytes};
+    struct tokenizer tokenizer = {0};
+    struct corpus corpus = {0};
+    struct buf what = {0};
+    bool ok = (o->text.ids || tokenizer_open(&tokenizer, j->source.checkpoint.path, e)) &&
+              corpus_open(&corpus, o->text.ids ? NULL : &tokenizer, &j->source.arch, &o->text, e);
+
+    if (ok) {
+        corpus_describe(&corpus, &what);
+        log_note("running the model over %s", what.data);
+        ok = routing_walk(&j->stats, &j->source, &corpus.batch, &forward, true, e);
+    }
+    buf_release(&what);
+    corpus_release(&corpus);
+    tokenizer_release(&tokenizer);
+    return ok || err_in(e, "routing of '%s'", j->source.checkpoint.path);
+}
+
+/* A result with other numbers wants statistics in these. */
+static bool save_stats(struct job_facts *j, struct err *e)
+{
+    const struct repack_options *o = j->options;
+    struct source own = {0};
+    struct routing_stats s = {0};
+
+    if (!o->save_stats || o->run.dry_run)
+        return true;
+    bool ok = !o->renumber || source_open(&own, j->plan.outputs[0].dir, true, e);
+    if (ok && o->renumber)
+        ok = expert_orders_renumber(&j->orders, &j->stats, &own, &s, e);
+    ok = ok && routing_stats_write(o->renumber ? &s : &j->stats, o->save_stats, e);
+    routing_stats_release(&s);
+    source_close(&own);
+    return ok;
 }
 
 static uint64_t expert_bytes(const struct source *s)
@@ -93,7 +151,7 @@ static bool make_orders(struct job_facts *j, struct err *e)
     struct expert_order_options options = {
         .kind = order_kind(o),
         .keep_groups = o->renumber,
-        .stats = o->stats ? &j->stats : NULL,
+        .stats = has_stats(o) ? &j->stats : NULL,
         .geometry = {.expert_bytes = expert_bytes(&j->source), .window_bytes = o->window_bytes},
         .path = o->order,
     };
@@ -229,7 +287,7 @@ static const struct routing_stats *replayed(const struct job_facts *j)
         return NULL;
     if (j->options->trace)
         return &j->trace;
-    return j->options->stats && j->stats.with_trace ? &j->stats : NULL;
+    return has_stats(j->options) && j->stats.with_trace ? &j->stats : NULL;
 }
 
 static bool open_plan(struct job_facts *j, const char *dst, struct err *e)
@@ -298,10 +356,10 @@ int repack(const struct repack_options *o, const char *src, const char *dst, str
               read_stats(&j, o->trace, &j.trace, e);
     if (ok && o->trace && !j.trace.with_trace)
         ok = err_set(e, ERR_FORMAT, "'%s' has counts, but no trace", o->trace);
-    ok = ok && make_orders(&j, e) && make_placement(&j, e);
+    ok = ok && (!runs_text(o) || run_text(&j, e)) && make_orders(&j, e) && make_placement(&j, e);
     if (ok)
         make_recipe(&j);
-    ok = ok && open_plan(&j, dst, e) && conversion_go(&o->run, &j.plan, e);
+    ok = ok && open_plan(&j, dst, e) && conversion_go(&o->run, &j.plan, e) && save_stats(&j, e);
     plan_close(&j.plan);
     routing_stats_release(&j.stats);
     routing_stats_release(&j.trace);

@@ -7,6 +7,7 @@
 
 #include "convert/conversion.h"
 #include "formats/base/err.h"
+#include "verify/corpus.h"
 
 #define REPACK_ALIGN_MIN    4096u      /* below, a header's padding gives it anyway */
 #define REPACK_ALIGN_MAX    (2u << 20) /* a huge page; the header is padded to it */
@@ -19,6 +20,8 @@ struct repack_options {
     const char *layout; /* "expert" (also NULL), "expert-aligned" */
     const char *order;  /* "index" (also NULL), "hot", "coactive", or a file */
     const char *stats, *trace;
+    struct corpus_options text; /* in place of stats */
+    const char *save_stats;     /* where to, in the numbers of the result */
     bool renumber, experts_json, shard_by_rank;
     uint64_t align, window_bytes, ep, nodes, redundant, mp;
 };

@@ -107,35 +107,50 @@ static bool refuse_scale(const struct decoder *d, uint64_t row, uint64_t block, 
     return err_broken(e, ERR_FORMAT, rule, "scale is not a positive finite number (%g)", scale);
 }
 
-bool decoder_load_scales(struct decoder *d, uint64_t row, struct err *e)
+/* Scales [first, end) of a row of scales, decoded and checked. */
+static bool load_scales(struct decoder *d, uint64_t row, uint64_t first, uint64_t end, struct err *e)
 {
-    uint64_t count = decoder_scales(d->from, d->cols), at = scales_row(d, row);
+    uint64_t at = scales_row(d, row) * decoder_scales(d->from, d->cols) + first, count = end - first;
     const uint8_t *part = d->in->part[PART_SCALE];
-    bool ok = true;
+    const uint16_t *halves = (const uint16_t *)(const void *)part + at;
+    float *scales = d->scales + first;
+    bool finite = true;
 
-    if (at == d->scales_row || count == 0)
-        return true;
     switch (d->from->scale) {
     case SCALE_F32:
     case SCALE_F32_POW2:
-        memcpy(d->scales, part + at * count * sizeof(float), count * sizeof(float));
+        memcpy(scales, part + at * sizeof(float), count * sizeof(float));
+        finite = d->kernel->f32_check(scales, count);
         break;
     case SCALE_E8M0:
-        ok = d->kernel->e8m0_decode(d->scales, part + at * count, count);
+        finite = d->kernel->e8m0_decode(scales, part + at, count);
         break;
     case SCALE_BF16:
-        ok = d->kernel->bf16_decode(d->scales, (const uint16_t *)(const void *)part + at * count, count);
+        finite = d->kernel->bf16_decode(scales, halves, count);
         break;
     case SCALE_F16:
-        ok = d->kernel->f16_decode(d->scales, (const uint16_t *)(const void *)part + at * count, count);
+        finite = d->kernel->f16_decode(scales, halves, count);
         break;
     case SCALE_NONE:
         return true;
     }
-    for (uint64_t i = 0; i < count; i++)
+    if (finite && d->from->kind == SCHEME_INT4)
+        return true;
+    for (uint64_t i = first; i < end; i++)
         if (!scale_is_legal(d, d->scales[i]))
             return refuse_scale(d, row, i, e);
-    assert(ok);
+    assert(finite);
+    return true;
+}
+
+bool decoder_load_scales(struct decoder *d, uint64_t row, struct err *e)
+{
+    uint64_t count = decoder_scales(d->from, d->cols), at = scales_row(d, row);
+
+    if (at == d->scales_row || count == 0)
+        return true;
+    if (!load_scales(d, row, 0, count, e))
+        return false;
     d->scales_row = at;
     return true;
 }
@@ -304,7 +319,7 @@ static bool decode_int4(struct decoder *d, uint64_t row, uint64_t col, uint64_t 
 {
     uint64_t first = col / d->block_cols, end = (col + cols + d->block_cols - 1) / d->block_cols;
 
-    if (!decoder_load_scales(d, row, e))
+    if (!load_scales(d, row, first, end, e))
         return false;
     if (d->from->asymmetric)
         unpack_zeros(d, row, first, end);

@@ -23,9 +23,17 @@ struct product {
     bool add;
 };
 
+/* Blocks of one size, for a short last one would decode all weights for little; in whole tiles. */
+static size_t block_tokens(size_t tokens)
+{
+    size_t blocks = (tokens + GEMM_TOKENS - 1) / GEMM_TOKENS, each = blocks ? (tokens + blocks - 1) / blocks : 0;
+
+    return blocks > 1 ? (each + GEMM_TILE_TOKENS - 1) / GEMM_TILE_TOKENS * GEMM_TILE_TOKENS : each;
+}
+
 static void product_place(struct product *p, const struct coded *w, size_t tokens, struct scratch *s)
 {
-    size_t kept = tokens < GEMM_TOKENS ? tokens : GEMM_TOKENS;
+    size_t kept = tokens < GEMM_TOKENS ? tokens : GEMM_TOKENS; /* not block_tokens, which falls where blocks split */
 
     p->w = w;
     decoder_place(&p->decoder, &w->scheme, w->cols, s);
@@ -77,8 +85,9 @@ bool gemm(const struct kernel *k, const struct coded *w, uint64_t row, uint64_t 
     assert(w->cols > 0 && row + count <= w->rows && row % scheme_row_multiple(&w->scheme) == 0);
     product_place(&p, w, tokens, &s);
     decoder_init(&p.decoder, k, 0, &w->parts);
-    for (size_t t = 0; t < tokens; t += GEMM_TOKENS) {
-        size_t some = tokens - t < GEMM_TOKENS ? tokens - t : GEMM_TOKENS;
+    size_t block = block_tokens(tokens);
+    for (size_t t = 0; t < tokens; t += block) {
+        size_t some = tokens - t < block ? tokens - t : block;
         for (uint64_t r = 0; r < count; r += GEMM_ROWS) {
             size_t rows = count - r < GEMM_ROWS ? count - r : GEMM_ROWS;
             if (!multiply_rows(&p, row + r, rows, t, some, y + t * y_stride + row + r, e))

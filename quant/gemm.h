@@ -25,14 +25,13 @@ struct coded {
     struct slices parts;
 };
 
-/* Of one worker, MEM_ALIGN aligned, for any rows of w and up to `tokens` tokens; at most about a MiB. */
+/* Of one worker, MEM_ALIGN aligned, for any rows of w and up to `tokens` tokens; at most about 2 MiB. */
 size_t gemm_scratch_bytes(const struct coded *w, size_t tokens);
 
 /* y[t * y_stride + r] for the rows r in [row, row + count), which count from the matrix's first, and t < tokens.
- * Strides are in floats, at least cols and rows. row obeys scheme_row_multiple; slices of 32 rows or more are best,
- * and of 128 with FP8 blocks. Refused: weights that are not finite, naming row and column, and bad scales, as
- * decode_rows does; y is then unspecified. Any number of threads may work on rows that do not overlap, each with its
- * own scratch. No allocation. */
+ * Strides are in floats, at least cols and rows. row obeys scheme_row_multiple; slices of whole multiples of 128 rows
+ * are best. Refused: weights that are not finite, naming row and column, and bad scales, as decode_rows does; y is
+ * then unspecified. Any number of threads may work on rows that do not overlap, each with its own scratch. */
 bool gemm(const struct kernel *k, const struct coded *w, uint64_t row, uint64_t count, const float *x, size_t x_stride,
           size_t tokens, float *y, size_t y_stride, bool add, void *scratch, struct err *e) CHECKED;
 

@@ -24,28 +24,43 @@ ALWAYS_INLINE void half_tile(float *sums, const float *w, const float *x, size_t
 {
     __m256 sum[TILE_TOKENS][TILE_ROWS];
 
-    UNROLL for (size_t t = 0; t < tokens; t++) UNROLL for (size_t r = 0; r < TILE_ROWS; r++) sum[t][r] =
-        first ? _mm256_setzero_ps() : _mm256_load_ps(sums + t * TOKEN_SUMS + r * GEMM_LANES);
+    UNROLL
+    for (size_t t = 0; t < tokens; t++) {
+        UNROLL
+        for (size_t r = 0; r < TILE_ROWS; r++)
+            sum[t][r] = first ? _mm256_setzero_ps() : _mm256_load_ps(sums + t * TOKEN_SUMS + r * GEMM_LANES);
+    }
     for (size_t c = 0; c < cols; c += GEMM_LANES) {
         __m256 b[TILE_TOKENS];
-        UNROLL for (size_t t = 0; t < tokens; t++) b[t] = _mm256_loadu_ps(x + t * x_stride + c);
-        UNROLL for (size_t r = 0; r < TILE_ROWS; r++)
-        {
+        UNROLL
+        for (size_t t = 0; t < tokens; t++)
+            b[t] = _mm256_loadu_ps(x + t * x_stride + c);
+        UNROLL
+        for (size_t r = 0; r < TILE_ROWS; r++) {
             __m256 a = _mm256_load_ps(w + r * GEMM_STRIDE + c);
-            UNROLL for (size_t t = 0; t < tokens; t++) sum[t][r] = _mm256_fmadd_ps(a, b[t], sum[t][r]);
+            UNROLL
+            for (size_t t = 0; t < tokens; t++)
+                sum[t][r] = _mm256_fmadd_ps(a, b[t], sum[t][r]);
         }
     }
     if (left) {
         __m256i lanes = first8(left);
-        UNROLL for (size_t t = 0; t < tokens; t++) UNROLL for (size_t r = 0; r < TILE_ROWS; r++)
-        {
-            __m256 a = _mm256_maskload_ps(w + r * GEMM_STRIDE + cols, lanes);
-            __m256 b = _mm256_maskload_ps(x + t * x_stride + cols, lanes);
-            sum[t][r] = _mm256_blendv_ps(sum[t][r], _mm256_fmadd_ps(a, b, sum[t][r]), _mm256_castsi256_ps(lanes));
+        UNROLL
+        for (size_t t = 0; t < tokens; t++) {
+            UNROLL
+            for (size_t r = 0; r < TILE_ROWS; r++) {
+                __m256 a = _mm256_maskload_ps(w + r * GEMM_STRIDE + cols, lanes);
+                __m256 b = _mm256_maskload_ps(x + t * x_stride + cols, lanes);
+                sum[t][r] = _mm256_blendv_ps(sum[t][r], _mm256_fmadd_ps(a, b, sum[t][r]), _mm256_castsi256_ps(lanes));
+            }
         }
     }
-    UNROLL for (size_t t = 0; t < tokens; t++) UNROLL for (size_t r = 0; r < TILE_ROWS; r++)
-        _mm256_store_ps(sums + t * TOKEN_SUMS + r * GEMM_LANES, sum[t][r]);
+    UNROLL
+    for (size_t t = 0; t < tokens; t++) {
+        UNROLL
+        for (size_t r = 0; r < TILE_ROWS; r++)
+            _mm256_store_ps(sums + t * TOKEN_SUMS + r * GEMM_LANES, sum[t][r]);
+    }
 }
 
 ALWAYS_INLINE void all_rows(float *sums, const float *w, size_t rows, const float *x, size_t x_stride,
@@ -79,8 +94,8 @@ ALWAYS_INLINE __m128 fold_four(const float *sums)
 {
     __m128 f[4];
 
-    UNROLL for (size_t i = 0; i < 4; i++)
-    {
+    UNROLL
+    for (size_t i = 0; i < 4; i++) {
         const float *s = sums + i * GEMM_LANES;
         __m256 eight = _mm256_add_ps(_mm256_load_ps(s), _mm256_load_ps(s + 8));
         f[i] = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));

@@ -8,15 +8,18 @@
 #include <stdint.h>
 
 #define GEMM_LANES 16u
-/* Rows and columns of a panel, and tokens whose sums are kept at once: 128 KiB of weights and 512 KiB of sums stay in
- * a 1 MiB L2. Fewer tokens would decode a weight more often, fewer rows would read x more often. */
-#define GEMM_ROWS   32u
+/* Rows and columns of a panel, and tokens whose sums are kept at once. A panel's 520 KiB stay in L2, from where a tile
+ * takes its rows; its sums, 1 MiB, are touched once per panel and may come from L3. Fewer rows would fetch each x into
+ * L1 more often (32: 8% slower), fewer tokens would decode a weight more often. */
+#define GEMM_ROWS   128u
 #define GEMM_COLS   1024u
-#define GEMM_TOKENS 256u
+#define GEMM_TOKENS 132u /* in whole tiles */
 /* Floats from row to row of a panel: not a power of two, so that rows do not meet in the same cache sets. */
 #define GEMM_STRIDE (GEMM_COLS + 16u)
 /* Rows are worked in fours; a panel's last four are all there, zeros where the matrix has ended. */
 #define GEMM_TILE_ROWS 4u
+/* What a block of tokens is best a multiple of. */
+#define GEMM_TILE_TOKENS 6u
 
 struct gemm_kernel {
     /* sums[t][r][l] of [tokens][GEMM_ROWS][GEMM_LANES] = fma(x[t][c], w[r][c], sums[t][r][l]), l = c % 16, c ascending

@@ -218,19 +218,20 @@ void int4_round_avx512(const struct int4_rows *q, const float *x, size_t x_strid
         encode_rows(q, x, x_stride, err, false, false);
 }
 
-/* 16 columns are two words: each lane shifts its nibble down. */
-ALWAYS_INLINE void decode16(float *x, const uint32_t *words, __m512 scale, __m512i zero)
+/* 16 columns are two words: each lane shifts its nibble down, and takes the value that stands there in the group's
+ * table. What is above the nibble does not count. */
+ALWAYS_INLINE void decode16(float *x, const uint32_t *words, __m512 values)
 {
     __m512i two = _mm512_castsi128_si512(_mm_loadl_epi64((const __m128i *)words));
     __m512i lanes = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1), two);
     __m512i shift = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
-    __m512i nibble = _mm512_and_si512(_mm512_srlv_epi32(lanes, shift), _mm512_set1_epi32(15));
 
-    _mm512_storeu_ps(x, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(nibble, zero)), scale));
+    _mm512_storeu_ps(x, _mm512_permutexvar_ps(_mm512_srlv_epi32(lanes, shift), values));
 }
 
 void int4_decode_avx512(float *x, size_t x_stride, const struct int4_rows *q)
 {
+    const __m512 nibbles = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     size_t groups = q->cols / q->group_cols;
 
     if (q->group_cols % LANES != 0) {
@@ -241,10 +242,11 @@ void int4_decode_avx512(float *x, size_t x_stride, const struct int4_rows *q)
         for (size_t g = 0; g < groups; g++) {
             size_t at = row * groups + g, first = g * q->group_cols;
             __m512 scale = _mm512_castsi512_ps(_mm512_set1_epi32((int)((uint32_t)q->scales[at] << 16)));
-            __m512i zero = _mm512_set1_epi32(8 + (q->zeros ? q->zeros[at] : 0));
+            __m512 zero = _mm512_set1_ps(q->zeros ? q->zeros[at] : 0);
+            __m512 values = _mm512_mul_ps(_mm512_sub_ps(nibbles, zero), scale);
 
             for (size_t c = first; c < first + q->group_cols; c += LANES)
-                decode16(x + row * x_stride + c, q->words + row * q->words_stride + c / 8, scale, zero);
+                decode16(x + row * x_stride + c, q->words + row * q->words_stride + c / 8, values);
         }
 }
 #endif

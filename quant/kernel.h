@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "formats/base/err.h"
+#include "quant/logits.h"
 
 /* Sums over a row, for the manifest's error: |w - w'|^2 and |w|^2. */
 struct row_error {
@@ -65,6 +66,9 @@ struct kernel {
 
     /* sum of (x - y)^2 and of x^2, in the written order. */
     struct row_error (*row_error)(const float *x, const float *y, size_t n);
+
+    /* Sums over two rows of logits, in float64: quant/logits.h. */
+    struct logits_sums (*logits_pair)(const float *a, double m, const float *b, double n, size_t count);
 
     /* ---- int4 ---- */
     void (*int4_decode)(float *x, size_t x_stride, const struct int4_rows *q);

@@ -162,13 +162,17 @@ ALWAYS_INLINE v16d d_of(v16 a)
 
 ALWAYS_INLINE v16d d_add(v16d a, v16d b)
 {
-    UNROLL for (int q = 0; q < 4; q++) a.quarter[q] = _mm256_add_pd(a.quarter[q], b.quarter[q]);
+    UNROLL
+    for (int q = 0; q < 4; q++)
+        a.quarter[q] = _mm256_add_pd(a.quarter[q], b.quarter[q]);
     return a;
 }
 
 ALWAYS_INLINE v16d d_mul(v16d a, v16d b)
 {
-    UNROLL for (int q = 0; q < 4; q++) a.quarter[q] = _mm256_mul_pd(a.quarter[q], b.quarter[q]);
+    UNROLL
+    for (int q = 0; q < 4; q++)
+        a.quarter[q] = _mm256_mul_pd(a.quarter[q], b.quarter[q]);
     return a;
 }
 

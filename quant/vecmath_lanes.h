@@ -51,14 +51,19 @@ static void vec_dots4(float *y, const float *x, const float *rows, size_t stride
 
     for (; i + LANES <= n; i += LANES) {
         v16 a = v_load(x + i);
-        UNROLL for (size_t j = 0; j < 4; j++) sum[j] = v_fma(a, v_load(rows + j * stride + i), sum[j]);
+        UNROLL
+        for (size_t j = 0; j < 4; j++)
+            sum[j] = v_fma(a, v_load(rows + j * stride + i), sum[j]);
     }
     if (i < n) {
         v16 a = v_load_n(x + i, n - i);
-        UNROLL for (size_t j = 0; j < 4; j++) sum[j] =
-            v_first(n - i, v_fma(a, v_load_n(rows + j * stride + i, n - i), sum[j]), sum[j]);
+        UNROLL
+        for (size_t j = 0; j < 4; j++)
+            sum[j] = v_first(n - i, v_fma(a, v_load_n(rows + j * stride + i, n - i), sum[j]), sum[j]);
     }
-    UNROLL for (size_t j = 0; j < 4; j++) y[j] = v_fold(sum[j]);
+    UNROLL
+    for (size_t j = 0; j < 4; j++)
+        y[j] = v_fold(sum[j]);
 }
 
 static void vec_dots(float *y, const float *x, const float *rows, size_t stride, size_t count, size_t n)
@@ -127,12 +132,18 @@ static void vec_rows_fma(float *y, const float *a, const float *rows, size_t str
 
     for (; i + SPAN <= n; i += SPAN) {
         v16 sum[4];
-        UNROLL for (size_t q = 0; q < 4; q++) sum[q] = v_load(y + i + q * LANES);
+        UNROLL
+        for (size_t q = 0; q < 4; q++)
+            sum[q] = v_load(y + i + q * LANES);
         for (size_t j = 0; j < count; j++) {
             v16 s = v_set1(a[j]);
-            UNROLL for (size_t q = 0; q < 4; q++) sum[q] = v_fma(s, v_load(rows + j * stride + i + q * LANES), sum[q]);
+            UNROLL
+            for (size_t q = 0; q < 4; q++)
+                sum[q] = v_fma(s, v_load(rows + j * stride + i + q * LANES), sum[q]);
         }
-        UNROLL for (size_t q = 0; q < 4; q++) v_store(y + i + q * LANES, sum[q]);
+        UNROLL
+        for (size_t q = 0; q < 4; q++)
+            v_store(y + i + q * LANES, sum[q]);
     }
     for (size_t j = 0; i < n && j < count; j++)
         vec_fma(y + i, a[j], rows + j * stride + i, n - i);

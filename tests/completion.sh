@@ -41,7 +41,7 @@ offers 'quern help dif' diff
 offers 'quern convert --also-' ''
 offers 'quern convert --a' '--also --allow-unfused'
 offers 'quern convert --delete' --delete-source
-offers 'quern quantize --to' ''
+offers 'quern quantize --to' --tokens
 offers 'quern inspect --' '--json --tensors --quiet --help'
 offers 'quern diff a b --w' --weights
 

@@ -47,10 +47,13 @@ void planned_close(struct planned *p)
     recipe_release(&p->recipe);
 }
 
-static bool run_and_publish(struct plan *p, const struct run_options *options, struct stage *s, struct journal *j,
-                            struct err *e)
+static bool run_and_publish(struct plan *p, const struct run_options *options, bool fingerprint, struct stage *s,
+                            struct journal *j, struct err *e)
 {
-    struct bundle_options bundle = {0};
+    struct bundle_options bundle = {
+        .proofs = fingerprint ? proofs_plan(p, options->threads, true) : NULL,
+        .fingerprint = {.threads = options->threads, .memory_bytes = options->memory_bytes, .quiet = true},
+    };
     struct run_result *results = run_results_new(p);
 
     return journal_open(j, stage_path(s, JOURNAL_NAME), p, results, e) &&
@@ -58,12 +61,13 @@ static bool run_and_publish(struct plan *p, const struct run_options *options, s
            stage_publish(s, e) && stage_finish(s, e) && finished_end(p, options->delete_source, e);
 }
 
-static bool run_to(struct plan *p, const char *dst, const struct run_options *options, bool force, struct err *e)
+static bool run_to(struct plan *p, const char *dst, const struct run_options *options, bool force, bool fingerprint,
+                   struct err *e)
 {
     struct stage stage = {0};
     struct journal journal = {0};
     bool ok = stage_open(&stage, dst, p->source->checkpoint.dir, force, false, e) &&
-              run_and_publish(p, options, &stage, &journal, e);
+              run_and_publish(p, options, fingerprint, &stage, &journal, e);
 
     journal_close(&journal);
     stage_release(&stage, false);
@@ -74,14 +78,14 @@ bool support_run(struct plan *p, const char *dst, unsigned threads, uint64_t mem
 {
     struct run_options options = {.threads = threads, .memory_bytes = memory_bytes};
 
-    return run_to(p, dst, &options, false, e);
+    return run_to(p, dst, &options, false, false, e);
 }
 
 bool support_convert(const char *src, const char *dst, const struct conversion_case *c, struct err *e)
 {
     struct run_options options = {.threads = c->threads, .memory_bytes = c->memory_bytes};
     struct planned p = {0};
-    bool ok = planned_open(&p, src, dst, c, e) && run_to(&p.plan, dst, &options, c->force, e);
+    bool ok = planned_open(&p, src, dst, c, e) && run_to(&p.plan, dst, &options, c->force, c->fingerprint, e);
 
     planned_close(&p);
     return ok;

@@ -15,6 +15,7 @@ struct conversion_case {
     unsigned threads;
     uint64_t memory_bytes;
     bool force;
+    bool fingerprint;
 };
 
 /* The recipe of a case. */

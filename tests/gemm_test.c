@@ -192,6 +192,20 @@ TEST(gemm, the_error_against_float64_is_a_few_millionths)
     }
 }
 
+/* Blocks of tokens are smaller where they split; scratch for more tokens is enough for fewer all the same. */
+TEST(gemm, scratch_for_more_tokens_is_enough_for_fewer)
+{
+    struct coded w = {.scheme = gemm_cases[3].scheme, .rows = 128, .cols = 1024};
+    size_t before = 0;
+
+    for (size_t tokens = 1; tokens <= 2048; tokens++) {
+        size_t bytes = gemm_scratch_bytes(&w, tokens);
+        ct_case("%zu tokens", tokens);
+        ASSERT_TRUE(bytes >= before && bytes < 2u << 20);
+        before = bytes;
+    }
+}
+
 /* ---- refusals ---- */
 
 struct planted {

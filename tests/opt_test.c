@@ -9,7 +9,7 @@
 
 static struct values {
     bool force, verbose;
-    const char *recipe;
+    const char *recipe, *json;
     struct opt_list keep;
     uint64_t threads, shard_size, any;
     double damping;
@@ -24,6 +24,7 @@ static const struct opt opts[] = {
     {"shard-size", 0, OPT_SIZE, &v.shard_size, "SIZE", "cut the output into files of this size", 1, 0},
     {"any", 0, OPT_U64, &v.any, "N", "any number", 0, 0},
     {"damping", 'd', OPT_F64, &v.damping, "X", "how much", 0, 0},
+    {"json", 'j', OPT_MAYBE, &v.json, "FILE", "print JSON, here or there", 0, 0},
     {0},
 };
 static const struct opt_command command = {"convert", "SRC DST", "Converts a checkpoint.", 1, 2, opts};
@@ -104,6 +105,22 @@ TEST(opt, an_empty_value_is_a_value)
     EXPECT_STR_EQ("", v.recipe);
     ASSERT_OK(parse("--recipe '' x", &e), e);
     EXPECT_STR_EQ("", v.recipe);
+}
+
+TEST(opt, a_value_that_may_be_absent_is_never_the_next_word)
+{
+    struct err e = {0};
+
+    ASSERT_OK(parse("a b", &e), e);
+    EXPECT_TRUE(v.json == NULL);
+    ASSERT_OK(parse("--json a b", &e), e);
+    EXPECT_STR_EQ("", v.json);
+    EXPECT_EQ_U64(2, operand_count);
+    ASSERT_OK(parse("a --json=out.json", &e), e);
+    EXPECT_STR_EQ("out.json", v.json);
+    ASSERT_OK(parse("-jf a", &e), e);
+    EXPECT_STR_EQ("", v.json);
+    EXPECT_TRUE(v.force);
 }
 
 TEST(opt, help_asks_for_nothing_else)
@@ -235,6 +252,7 @@ TEST(opt, help_is_laid_out_in_columns)
                                "      --shard-size SIZE  cut the output into files of this size\n"
                                "      --any N            any number\n"
                                "  -d, --damping X        how much\n"
+                               "  -j, --json[=FILE]      print JSON, here or there\n"
                                "  -h, --help             print this help\n";
     struct arena a = {0};
     struct err e = {0};

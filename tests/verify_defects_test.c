@@ -458,6 +458,83 @@ static void method_unknown(const char *dir)
     bundle_edit_manifest(dir, change_method);
 }
 
+/* ---- the forward pass ---- */
+
+static void swap_tensors(const char *dir, const char *a, const char *b, size_t bytes)
+{
+    void *x = mem_alloc(bytes), *y = mem_alloc(bytes);
+
+    bundle_peek(dir, a, 0, x, bytes);
+    bundle_peek(dir, b, 0, y, bytes);
+    bundle_poke(dir, a, 0, y, bytes);
+    bundle_poke(dir, b, 0, x, bytes);
+    mem_free(x);
+    mem_free(y);
+}
+
+/* Nothing that a header, a scale or a hash could tell. */
+static void swap_experts(const char *dir)
+{
+    static const char *const parts[] = {"_packed", "_scale"};
+    struct arena a = {0};
+
+    for (size_t i = 0; i < 2; i++)
+        swap_tensors(dir, arena_printf(&a, EXPERT "%s", parts[i]),
+                     arena_printf(&a, "model.layers.1.mlp.experts.5.up_proj.weight%s", parts[i]),
+                     i == 0 ? 128 * 256 / 2 : 128 * 2 * 2);
+    arena_release(&a);
+}
+
+static void raise_bias(const char *dir)
+{
+    poke32(dir, BIAS, 2, 0x40A00000u); /* 5: every token goes to expert 2 */
+}
+
+static void strange_prompt(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->fingerprint->prompt[3] = 4096;
+}
+
+static void prompt_past_vocabulary(const char *dir)
+{
+    bundle_edit_manifest(dir, strange_prompt);
+}
+
+static void fewer_positions(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->fingerprint->position_count--;
+}
+
+static void position_missing(const char *dir)
+{
+    bundle_edit_manifest(dir, fewer_positions);
+}
+
+static void strange_expert(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->fingerprint->routing[0].experts[0] = 16;
+}
+
+static void expert_past_count(const char *dir)
+{
+    bundle_edit_manifest(dir, strange_expert);
+}
+
+static void forget(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->fingerprint = NULL;
+    m->no_fingerprint = "left out";
+}
+
+static void fingerprint_forgotten(const char *dir)
+{
+    bundle_edit_manifest(dir, forget);
+}
+
 static void nothing(const char *dir)
 {
     (void)dir;
@@ -471,6 +548,7 @@ enum how {
     HOW_REHASH = 1, /* quern.json is brought up to date: lint finds it without the hashes */
     HOW_DEEP = 2,
     HOW_SOURCE = 4,
+    HOW_ASK = 8, /* the forward pass */
 };
 
 static const struct defect {
@@ -551,6 +629,16 @@ static const struct defect {
     {"method-unknown", method_unknown, BASE_INT4, HOW_SOURCE},
     {"side-file-lost", generation_gone, BASE_INT4, HOW_SOURCE},
     {"side-file-changed", eos_past_vocabulary, BASE_INT4, HOW_REHASH | HOW_SOURCE},
+    {"fingerprint-off", swap_experts, BASE_INT4, HOW_REHASH | HOW_ASK},
+    {"fingerprint-off", fp8_scale_twice, BASE_FP8, HOW_REHASH | HOW_ASK},
+    {"fingerprint-off", raise_bias, BASE_INT4, HOW_REHASH | HOW_ASK},
+    {"router-flips", raise_bias, BASE_INT4, HOW_REHASH | HOW_ASK},
+    {"fingerprint-failed", fp8_nan, BASE_FP8, HOW_REHASH | HOW_ASK},
+    {"fingerprint-failed", value_nan, BASE_INT4, HOW_REHASH | HOW_ASK},
+    {"fingerprint-missing", fingerprint_forgotten, BASE_INT4, HOW_PLAIN | HOW_ASK},
+    {"manifest-malformed", prompt_past_vocabulary, BASE_INT4, HOW_PLAIN | HOW_ASK},
+    {"manifest-malformed", position_missing, BASE_INT4, HOW_PLAIN | HOW_ASK},
+    {"manifest-malformed", expert_past_count, BASE_INT4, HOW_PLAIN | HOW_ASK},
 };
 
 static const char *bases[BASE_COUNT];
@@ -567,7 +655,7 @@ static bool make_bases(struct arena *a)
     struct err e = {0};
 
     for (enum base b = 0; b < BASE_COUNT && e.code == ERR_NONE; b++) {
-        struct conversion_case c = {.recipe = recipes[b], .options = {.shard_bytes = 4500000}};
+        struct conversion_case c = {.recipe = recipes[b], .options = {.shard_bytes = 4500000}, .fingerprint = true};
         bases[b] = arena_printf(a, "%s/base-%d", dir, (int)b);
         EXPECT_OK(support_convert(SAMPLE, bases[b], &c, &e), e);
     }
@@ -579,6 +667,7 @@ static bool verify_dir(struct verification *v, const char *dir, unsigned how)
     struct verify_options o = {.quiet = true, .deep = how & HOW_DEEP, .sample_percent = 100, .threads = 2};
     struct err e = {0};
 
+    o.no_fingerprint = !(how & HOW_ASK);
     o.source = how & HOW_SOURCE ? SAMPLE : NULL;
     EXPECT_OK(verify_run(v, dir, &o, &e), e);
     return e.code == ERR_NONE;
@@ -626,6 +715,91 @@ TEST(verify_defects, every_planted_one_is_found_by_its_name)
     arena_release(&a);
 }
 
+/* What a calibration chose cannot be made again, but how far off it is can be measured. */
+static void call_calibrated(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    for (size_t i = 0; i < m->row_count; i++)
+        if (strcmp(m->rows[i].method, "absmax") == 0)
+            m->rows[i].method = "ldlq";
+}
+
+TEST(verify_defects, calibrated_weights_are_as_far_off_as_recorded)
+{
+    struct arena a = {0};
+    struct verification v;
+
+    ASSERT_TRUE(make_bases(&a));
+    const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
+    bundle_copy(bases[BASE_INT4], copy);
+    bundle_edit_manifest(copy, call_calibrated);
+    if (verify_dir(&v, copy, HOW_SOURCE)) {
+        EXPECT_EQ_U64(192, v.derived.as_far);
+        EXPECT_EQ_U64(v.manifest.row_count - 192, v.derived.exact);
+        EXPECT_EQ_U64(0, findings_count(&v.findings, SEVERITY_ERROR));
+        verify_release(&v);
+    }
+    swap_experts(copy);
+    bundle_rehash(copy);
+    if (verify_dir(&v, copy, HOW_SOURCE)) {
+        expect_finding(&v, "source-error");
+        EXPECT_EQ_U64(2, findings_count(&v.findings, SEVERITY_ERROR)); /* both that were swapped */
+        verify_release(&v);
+    }
+    arena_release(&a);
+}
+
+/* Whatever a recipe may ask for, and from whatever. */
+TEST(verify_defects, bundles_of_every_kind_are_what_their_rows_say)
+{
+    static const struct {
+        const char *from, *recipe;
+    } cases[] = {
+        {"sample", "f32"},
+        {"sample", "f16"},
+        {"sample", "fp8-ue8m0"},
+        {"sample", "fp8-channel"},
+        {"sample", "int4:g32:asym:absmax"},
+        {"sample", "int4:g64:absmax"},
+        {"fp8-ue8m0", "bf16"},
+        {"fp8-ue8m0", "fp8"},
+        {"fp8-ue8m0",
+         "[{\"match\": \"routed_expert\", \"scheme\": \"fp8\"}, {\"match\": \"*\", \"scheme\": \"keep\"}]"},
+        {"sample", "[{\"match\": \"attention\", \"scheme\": \"fp8-ue8m0\"}, {\"match\": \"*\", \"scheme\": \"keep\"}]"},
+        {"sample", "[{\"match\": \"routed_expert\", \"scheme\": \"int4\", \"group\": 128, \"method\": \"absmax\"}, "
+                   "{\"match\": \"*\", \"scheme\": \"fp8\", \"layout\": \"compressed-tensors\"}]"},
+        {"int4:g64:absmax", "int4:g32:absmax"},
+        {"int4:g32:asym:absmax", "fp8"},
+        {"f16", "fp8"},
+    };
+    struct arena a = {0};
+    const char *dir = ct_temp_dir();
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        bool sample = strcmp(cases[i].from, "sample") == 0;
+        const char *from = sample ? SAMPLE : arena_printf(&a, "%s/%s", dir, cases[i].from);
+        const char *to = arena_printf(
+            &a, "%s/%s", dir, sample && cases[i].recipe[0] != '[' ? cases[i].recipe : arena_printf(&a, "%zu", i));
+        struct conversion_case c = {.recipe = cases[i].recipe};
+        struct verify_options o = {
+            .quiet = true, .deep = true, .no_fingerprint = true, .sample_percent = 100, .source = from};
+        struct verification v;
+        struct err e = {0};
+        ct_case("%s from %s", cases[i].recipe, cases[i].from);
+        EXPECT_OK(support_convert(from, to, &c, &e), e);
+        if (e.code != ERR_NONE || !verify_run(&v, to, &o, &e)) {
+            EXPECT_OK(e.code == ERR_NONE, e);
+            continue;
+        }
+        for (size_t k = 0; k < v.findings.count; k++)
+            if (rule_get(v.findings.items[k].rule)->severity != SEVERITY_NOTE)
+                EXPECT_STR_EQ("", v.findings.items[k].text);
+        EXPECT_EQ_U64(v.manifest.row_count, v.derived.exact);
+        verify_release(&v);
+    }
+    arena_release(&a);
+}
+
 /* And nothing is found in what was just made, but what engines would rather have otherwise. */
 TEST(verify_defects, a_good_bundle_has_none)
 {
@@ -635,12 +809,16 @@ TEST(verify_defects, a_good_bundle_has_none)
     for (enum base b = 0; b < BASE_SPLIT; b++) {
         struct verification v;
         ct_case("base %d", (int)b);
-        if (!verify_dir(&v, bases[b], HOW_DEEP | HOW_SOURCE))
+        if (!verify_dir(&v, bases[b], HOW_DEEP | HOW_SOURCE | HOW_ASK))
             continue;
         for (size_t i = 0; i < v.findings.count; i++)
             EXPECT_TRUE(strncmp("engine-", rule_get(v.findings.items[i].rule)->id, 7) == 0);
         EXPECT_EQ_U64(v.manifest.row_count, v.derived.rows);
         EXPECT_EQ_U64(v.manifest.row_count, v.derived.exact);
+        EXPECT_EQ_U64(FINGERPRINT_TOKENS * FINGERPRINT_TOP, v.fingerprint.logprobs);
+        EXPECT_TRUE(v.fingerprint.delta_max < 1e-5); /* five digits are recorded */
+        EXPECT_EQ_U64(FINGERPRINT_TOKENS * 4 * 3, v.fingerprint.choices);
+        EXPECT_EQ_U64(0, v.fingerprint.flips);
         verify_release(&v);
     }
     arena_release(&a);

@@ -6,7 +6,6 @@
 #include "formats/json.h"
 #include "samples/generate/v3_layout.h"
 #include "tests/ct.h"
-#include "verify/commands.h"
 #include "verify/weights_diff.h"
 
 /* ---- numbers made from names, so that a checkpoint of another storage can have the same ones ---- */
@@ -383,11 +382,27 @@ TEST(weights_diff, the_json_report_has_every_weight)
     pair_release(&p);
 }
 
-TEST(weights_diff, the_command_asks_for_weights)
+/* Of the sample: 21 norms, 4 routers and their 4 biases, 3 norms of the MTP layer. */
+TEST(weights_diff, exact_only_compares_what_must_never_change)
 {
-    static const char *const operands[] = {"a", "b"};
+    struct weights_diff_job job = {.threads = 2, .quiet = true, .exact_only = true};
+    struct weights_diff d = {0};
+    struct source s = {0};
     struct err e = {0};
+    size_t compared = 0, skipped = 0;
 
-    (void)command_diff.run(operands, 2, &e);
-    EXPECT_ERR(e, ERR_USAGE, "--weights");
+    ASSERT_OK(source_open(&s, "samples/tiny-v3", true, &e), e);
+    ASSERT_OK(weights_diff_run(&d, &s, &s, &job, &e), e);
+    for (size_t i = 0; i < d.count; i++) {
+        compared += d.items[i].compared;
+        skipped += d.items[i].skipped;
+        EXPECT_TRUE(d.items[i].compared == role_get(d.items[i].ref->id.role)->exact);
+        EXPECT_TRUE(d.items[i].compared != d.items[i].skipped);
+    }
+    EXPECT_EQ_U64(32, compared);
+    EXPECT_EQ_U64(d.count, compared + skipped);
+    EXPECT_EQ_U64(0, d.unexpected_count);
+    EXPECT_TRUE(d.read_bytes < 200000);
+    weights_diff_release(&d);
+    source_close(&s);
 }

@@ -22,8 +22,8 @@ struct attend {
     const struct crew *crew;
     const struct rope *rope;
     size_t heads, nope_dim, rope_dim, v_dim, query_width, latent_width; /* latent_width: kv_lora_rank */
-    const float *q_b;  /* [heads][nope + rope][query_width] */
-    const float *kv_b; /* [heads][nope + v][latent_width] */
+    const float *q_b;                                                   /* [heads][nope + rope][query_width] */
+    const float *kv_b;                                                  /* [heads][nope + v][latent_width] */
 };
 
 /* One context. Latents are kv_lora_rank normed values and then the turned rope part. */

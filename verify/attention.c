@@ -318,8 +318,8 @@ struct back {
     size_t first;
 };
 
-static void back_place(struct back *p, const struct forward *f, const struct layer_weights *l,
-                         const struct stream *in, size_t chunk, struct scratch *s)
+static void back_place(struct back *p, const struct forward *f, const struct layer_weights *l, const struct stream *in,
+                       size_t chunk, struct scratch *s)
 {
     size_t d = f->arch->hidden_size, width = f->arch->heads * f->arch->v_dim;
 

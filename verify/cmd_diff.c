@@ -1,18 +1,105 @@
 #include <stdio.h>
+#include <string.h>
 
+#include "formats/base/file.h"
 #include "formats/base/log.h"
 #include "verify/commands.h"
+#include "verify/diff_run.h"
 #include "verify/weights_diff.h"
 
 static struct {
-    bool weights, json, all, quiet;
-    uint64_t threads;
-} opts;
+    bool weights, all, quiet;
+    const char *json, *junit, *markdown, *html, *golden, *save_golden, *paired, *trace, *emulate;
+    const char *thresholds[METRIC_COUNT];
+    uint64_t threads, memory, floor_tokens;
+    double mla_norm_eps;
+    struct corpus_options texts;
+} opts = {.floor_tokens = 512};
 
 static const struct opt rows[] = {
-    {.name = "weights", .kind = OPT_FLAG, .value = &opts.weights, .help = "compare the weights' values"},
-    {.name = "all", .kind = OPT_FLAG, .value = &opts.all, .help = "list every unexpected weight, not the first 20"},
-    {.name = "json", .kind = OPT_FLAG, .value = &opts.json, .help = "print JSON, with a row for every weight"},
+    CORPUS_OPTIONS(opts.texts),
+    {.name = "max-kl",
+     .kind = OPT_STRING,
+     .value = &opts.thresholds[METRIC_KL],
+     .arg = "X",
+     .help = "fail when the mean KL is above X; 5floor: above five BF16 noise floors"},
+    {.name = "min-top1",
+     .kind = OPT_STRING,
+     .value = &opts.thresholds[METRIC_TOP1],
+     .arg = "X",
+     .help = "fail when the top token agrees in fewer than this share of positions"},
+    {.name = "max-ppl-ratio",
+     .kind = OPT_STRING,
+     .value = &opts.thresholds[METRIC_PPL_RATIO],
+     .arg = "X",
+     .help = "fail when the perplexity grows by more than this factor"},
+    {.name = "min-routing",
+     .kind = OPT_STRING,
+     .value = &opts.thresholds[METRIC_ROUTING],
+     .arg = "X",
+     .help = "fail when fewer than this share of chosen experts agree"},
+    {.name = "save-golden",
+     .kind = OPT_STRING,
+     .value = &opts.save_golden,
+     .arg = "FILE",
+     .help = "keep what REF says, for --golden; CAND may be left out"},
+    {.name = "golden",
+     .kind = OPT_STRING,
+     .value = &opts.golden,
+     .arg = "FILE",
+     .help = "compare with what REF once said, without REF"},
+    {.name = "paired",
+     .kind = OPT_STRING,
+     .value = &opts.paired,
+     .arg = "CAND2",
+     .help = "a second candidate, compared with the first token by token"},
+    {.name = "json",
+     .kind = OPT_MAYBE,
+     .value = &opts.json,
+     .arg = "FILE",
+     .help = "JSON, in place of the text or to FILE"},
+    {.name = "junit",
+     .kind = OPT_STRING,
+     .value = &opts.junit,
+     .arg = "FILE",
+     .help = "JUnit XML, a test case for each threshold"},
+    {.name = "markdown",
+     .kind = OPT_STRING,
+     .value = &opts.markdown,
+     .arg = "FILE",
+     .help = "Markdown, for a comment on a pull request"},
+    {.name = "html",
+     .kind = OPT_STRING,
+     .value = &opts.html,
+     .arg = "FILE",
+     .help = "one self-contained page with charts"},
+    {.name = "trace",
+     .kind = OPT_STRING,
+     .value = &opts.trace,
+     .arg = "FILE",
+     .help = "CAND's routing, as repack reads it"},
+    {.name = "floor-tokens",
+     .kind = OPT_U64,
+     .value = &opts.floor_tokens,
+     .arg = "N",
+     .help = "measure noise floors on the first N tokens (512); 0: do not",
+     .max = UINT32_MAX},
+    {.name = "emulate",
+     .kind = OPT_STRING,
+     .value = &opts.emulate,
+     .arg = "TYPE",
+     .help = "round as engines do, on both sides: bf16, fp8-activations"},
+    {.name = "mla-norm-eps",
+     .kind = OPT_F64,
+     .value = &opts.mla_norm_eps,
+     .arg = "X",
+     .help = "eps of the q_a and kv_a norms (1e-6)"},
+    {.name = "memory",
+     .kind = OPT_SIZE,
+     .value = &opts.memory,
+     .arg = "SIZE",
+     .help = "memory to use (half of the machine's)",
+     .min = 1},
     {.name = "threads",
      .letter = 't',
      .kind = OPT_U64,
@@ -21,6 +108,14 @@ static const struct opt rows[] = {
      .help = "worker threads (one per CPU); the report does not depend on it",
      .min = 1,
      .max = 1024},
+    {.name = "weights",
+     .kind = OPT_FLAG,
+     .value = &opts.weights,
+     .help = "compare the weights' values, not the outputs"},
+    {.name = "all",
+     .kind = OPT_FLAG,
+     .value = &opts.all,
+     .help = "with --weights: list every unexpected weight, not the first 20"},
     {.name = "quiet", .letter = 'q', .kind = OPT_FLAG, .value = &opts.quiet, .help = "no progress and no notes"},
     {.name = NULL},
 };
@@ -28,13 +123,38 @@ static const struct opt rows[] = {
 static const struct opt_command spec = {
     .name = "diff",
     .operands = "REF CAND",
-    .summary = "how the weights of two checkpoints differ; status 1 when storage does not explain it",
-    .operand_min = 2,
+    .summary = "how outputs or weights of two checkpoints differ; status 1 when more than asked for",
+    .operand_min = 1,
     .operand_max = 2,
     .opts = rows,
 };
 
-static int run(const char *const *operands, size_t operand_count, struct err *e)
+/* ---- weights ---- */
+
+/* Options of the other kind of comparison, which would be ignored in silence. */
+static bool no_output_options(struct err *e)
+{
+    const struct {
+        const char *name;
+        bool given;
+    } others[] = {
+        {"golden", opts.golden}, {"save-golden", opts.save_golden}, {"paired", opts.paired},
+        {"junit", opts.junit},   {"markdown", opts.markdown},       {"html", opts.html},
+        {"trace", opts.trace},   {"emulate", opts.emulate},         {"text", opts.texts.text},
+        {"ids", opts.texts.ids}, {"tokens", opts.texts.tokens},     {"context", opts.texts.context},
+    };
+
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (others[i].given)
+            return err_set(e, ERR_USAGE, "'--%s' is about outputs, and --weights compares none", others[i].name);
+    for (int m = 0; m < METRIC_COUNT; m++)
+        if (opts.thresholds[m])
+            return err_set(e, ERR_USAGE, "'%s' is about outputs, and --weights compares none",
+                           diff_threshold_options[m]);
+    return true;
+}
+
+static int run_weights(const char *const *operands, struct err *e)
 {
     struct source ref = {0}, cand = {0};
     struct weights_diff diff = {0};
@@ -43,20 +163,18 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
     struct weights_show show = {.ref = operands[0], .cand = operands[1], .all = opts.all};
     int status = 0;
 
-    (void)operand_count;
-    if (!opts.weights) {
-        err_set(e, ERR_USAGE, "diff compares weights so far: give --weights");
-        return 0;
-    }
-    if (opts.quiet)
-        log_set_level(LOG_QUIET);
     if (!source_open(&ref, operands[0], true, e) || !source_open(&cand, operands[1], true, e))
         goto done;
     if (!weights_diff_run(&diff, &ref, &cand, &job, e))
         goto done;
     if (opts.json)
         weights_print_json(&diff, &show, &out);
-    else
+    if (opts.json && *opts.json) {
+        if (!file_write_whole(opts.json, out.data, out.bytes, e))
+            goto done;
+        out.bytes = 0;
+    }
+    if (!opts.json || *opts.json)
         weights_print_text(&diff, &show, &out);
     fwrite(out.data, 1, out.bytes, stdout); /* main looks whether it got there */
     status = diff.unexpected_count > 0;
@@ -66,6 +184,87 @@ done:
     source_close(&cand);
     source_close(&ref);
     return status;
+}
+
+/* ---- outputs ---- */
+
+static bool parse_emulate(enum emulate *emulate, struct err *e)
+{
+    if (!opts.emulate || strcmp(opts.emulate, "none") == 0)
+        *emulate = EMULATE_NONE;
+    else if (strcmp(opts.emulate, "bf16") == 0)
+        *emulate = EMULATE_BF16;
+    else if (strcmp(opts.emulate, "fp8-activations") == 0)
+        *emulate = EMULATE_FP8_ACTIVATIONS;
+    else
+        return err_set(e, ERR_USAGE, "option '--emulate' wants 'bf16' or 'fp8-activations', not '%s'", opts.emulate);
+    return true;
+}
+
+/* Which operands there are depends on where the reference comes from. */
+static bool take_operands(struct diff_paths *p, const char *const *operands, size_t count, struct err *e)
+{
+    bool alone = opts.save_golden && count == 1 && !opts.paired;
+
+    if (opts.golden && opts.save_golden)
+        return err_set(e, ERR_USAGE, "a golden file is made from a checkpoint: not both --golden and --save-golden");
+    if (opts.golden &&
+        (opts.texts.text || opts.texts.ids || opts.texts.tokens || opts.texts.context || opts.texts.seed))
+        return err_set(e, ERR_USAGE, "the golden file holds the tokens: no --text, --ids, --tokens, --context, --seed");
+    if (opts.golden && count == 2)
+        return err_set(e, ERR_USAGE, "with --golden there is one operand, CAND, not '%s' and '%s'", operands[0],
+                       operands[1]);
+    if (!opts.golden && count == 1 && !alone)
+        return err_set(e, ERR_USAGE, "'quern diff REF CAND' wants 2 operands, not 1");
+    p->golden = opts.golden;
+    p->ref = opts.golden ? NULL : operands[0];
+    if (!alone)
+        p->candidates[p->candidate_count++] = operands[count - 1];
+    if (opts.paired)
+        p->candidates[p->candidate_count++] = opts.paired;
+    if (alone && (opts.json || opts.junit || opts.markdown || opts.html || opts.trace))
+        return err_set(e, ERR_USAGE, "without CAND there is nothing to report");
+    return true;
+}
+
+static int run_outputs(const char *const *operands, size_t operand_count, struct err *e)
+{
+    struct diff_options o = {
+        .texts = opts.texts,
+        .forward = {.threads = (unsigned)opts.threads, .memory_bytes = opts.memory, .mla_norm_eps = opts.mla_norm_eps},
+        .floor_tokens = opts.floor_tokens,
+        .save_golden = opts.save_golden,
+        .trace = opts.trace,
+        .json = opts.json,
+        .junit = opts.junit,
+        .markdown = opts.markdown,
+        .html = opts.html,
+        .quiet = opts.quiet,
+    };
+
+    if (opts.all) {
+        err_set(e, ERR_USAGE, "'--all' is about weights: give --weights");
+        return 0;
+    }
+    if (!take_operands(&o.paths, operands, operand_count, e) || !parse_emulate(&o.forward.emulate, e) ||
+        !diff_thresholds_parse(o.thresholds, opts.thresholds, e))
+        return 0;
+    return diff_run(&o, e);
+}
+
+static int run(const char *const *operands, size_t operand_count, struct err *e)
+{
+    if (opts.quiet)
+        log_set_level(LOG_QUIET);
+    if (!opts.weights)
+        return run_outputs(operands, operand_count, e);
+    if (!no_output_options(e))
+        return 0;
+    if (operand_count != 2) {
+        err_set(e, ERR_USAGE, "'quern diff REF CAND' wants 2 operands, not 1");
+        return 0;
+    }
+    return run_weights(operands, e);
 }
 
 const struct command command_diff = {.spec = &spec, .run = run};

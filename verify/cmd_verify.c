@@ -7,15 +7,15 @@
 static struct {
     const char *source;
     double sample;
-    uint64_t seed, threads;
-    bool lint, deep, all, json, quiet;
+    uint64_t seed, threads, memory;
+    bool lint, deep, no_fingerprint, all, json, quiet;
 } opts = {.sample = 1};
 
 static const struct opt rows[] = {
     {.name = "lint",
      .kind = OPT_FLAG,
      .value = &opts.lint,
-     .help = "headers and side files only: no hashes, no scales"},
+     .help = "headers and side files only: no hashes, no scales, no forward pass"},
     {.name = "deep",
      .kind = OPT_FLAG,
      .value = &opts.deep,
@@ -35,6 +35,7 @@ static const struct opt rows[] = {
      .value = &opts.seed,
      .arg = "N",
      .help = "which weights the sample takes (default 0)"},
+    {.name = "no-fingerprint", .kind = OPT_FLAG, .value = &opts.no_fingerprint, .help = "do not run the forward pass"},
     {.name = "all", .kind = OPT_FLAG, .value = &opts.all, .help = "list every finding of a kind, not the first 5"},
     {.name = "json", .kind = OPT_FLAG, .value = &opts.json, .help = "print JSON, with every finding"},
     {.name = "threads",
@@ -45,6 +46,14 @@ static const struct opt rows[] = {
      .help = "worker threads (one per CPU); the report does not depend on it",
      .min = 1,
      .max = 1024},
+    {.name = "memory",
+     .letter = 'm',
+     .kind = OPT_SIZE,
+     .value = &opts.memory,
+     .arg = "SIZE",
+     .help = "budget of the forward pass (default: at most half of the machine's)",
+     .min = 1,
+     .max = UINT64_MAX},
     {.name = "quiet", .letter = 'q', .kind = OPT_FLAG, .value = &opts.quiet, .help = "no progress and no notes"},
     {.name = NULL},
 };
@@ -73,6 +82,8 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
         .source = opts.source,
         .lint_only = opts.lint,
         .deep = opts.deep,
+        .no_fingerprint = opts.no_fingerprint,
+        .memory_bytes = opts.memory,
         .sample_percent = opts.sample,
         .seed = opts.seed,
         .threads = (unsigned)opts.threads,

@@ -7,7 +7,9 @@
 extern const struct command command_inspect;
 extern const struct command command_diff;
 extern const struct command command_verify;
+extern const struct command command_run;
 extern const struct command command_tokenize;
 extern const struct command command_bench_io;
+extern const struct command command_logits;
 
 #endif

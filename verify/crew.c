@@ -17,13 +17,10 @@
 void crew_init(struct crew *c, unsigned threads, enum emulate emulate, uint64_t max_cols)
 {
     /* No scheme has more scales, and zero points besides. */
-    struct coded worst = {.scheme = {.kind = SCHEME_INT4,
-                                     .dtype = DTYPE_I32,
-                                     .scale = SCALE_F32,
-                                     .group_cols = 1,
-                                     .asymmetric = true},
-                          .rows = 1,
-                          .cols = max_cols};
+    struct coded worst = {
+        .scheme = {.kind = SCHEME_INT4, .dtype = DTYPE_I32, .scale = SCALE_F32, .group_cols = 1, .asymmetric = true},
+        .rows = 1,
+        .cols = max_cols};
     size_t bytes = gemm_scratch_bytes(&worst, CREW_TOKENS);
 
     *c = (struct crew){.kernel = kernel_get(), .threads = threads ? threads : pool_cpu_count(), .emulate = emulate};

@@ -227,7 +227,8 @@ static size_t measure(const struct forward *f, const struct batch *b, size_t chu
 /* What is there whatever the chunks are. */
 static uint64_t fixed_bytes(const struct forward *f, const struct batch *b)
 {
-    return f->crew.threads * f->crew.scratch_bytes + (uint64_t)b->tokens * f->arch->qk_rope_dim * sizeof(float);
+    return f->options.caller_bytes + f->crew.threads * f->crew.scratch_bytes +
+           (uint64_t)b->tokens * f->arch->qk_rope_dim * sizeof(float);
 }
 
 static void close_streams(struct forward *f)

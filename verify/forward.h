@@ -40,6 +40,7 @@ enum emulate {
 struct forward_options {
     unsigned threads;      /* 0: one per CPU */
     uint64_t memory_bytes; /* 0: half of the machine's */
+    uint64_t caller_bytes; /* of these, what the caller takes itself */
     enum emulate emulate;
     double mla_norm_eps;     /* of q_a_layernorm and kv_a_layernorm; 0: 1e-6, whatever rms_norm_eps is */
     const char *scratch_dir; /* NULL: $TMPDIR, or /var/tmp */

@@ -25,8 +25,8 @@ struct forward {
     struct arena arena;
     struct rope rope;
     struct top_weights top;
-    struct mtp_weights mtp; /* of the first MTP layer */
-    struct err mtp_error;   /* why there is none */
+    struct mtp_weights mtp;       /* of the first MTP layer */
+    struct err mtp_error;         /* why there is none */
     struct layer_weights *layers; /* [layer_count] */
     size_t layer_count;
     size_t *expert_bytes; /* [layer_count]: the largest expert as stored */
@@ -92,7 +92,7 @@ void attention_heads_place(const struct forward *f, const struct layer_weights *
 void attention_output_place(const struct forward *f, const struct layer_weights *l, size_t chunk, struct scratch *s);
 void absorbed_heads_place(const struct forward *f, const struct layer_weights *l, struct scratch *s);
 bool absorbed_heads_run(const struct layer_run *r, struct err *e) CHECKED; /* query -> heads */
-bool attention_run(const struct layer_run *r, struct err *e) CHECKED; /* in -> residual */
+bool attention_run(const struct layer_run *r, struct err *e) CHECKED;      /* in -> residual */
 
 void mlp_need_place(const struct forward *f, const struct layer_weights *l, size_t chunk, struct scratch *s);
 bool mlp_run(const struct layer_run *r, struct err *e) CHECKED; /* residual -> out; with experts: out += */
@@ -114,7 +114,7 @@ bool embed_rows(const struct forward *f, const struct weight *embed, const uint3
                 struct err *e) CHECKED;
 bool check_rows(const struct forward *f, uint64_t layer, size_t first, size_t count, const float *rows,
                 struct err *e) CHECKED;
-size_t latent_width(const struct forward *f);   /* of a cached row */
-size_t query_width(const struct forward *f);    /* of what enters q_b_proj, or q_proj */
+size_t latent_width(const struct forward *f); /* of a cached row */
+size_t query_width(const struct forward *f);  /* of what enters q_b_proj, or q_proj */
 
 #endif

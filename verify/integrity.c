@@ -208,11 +208,25 @@ static void check_shape(const struct rows *k, const struct manifest_row *r, size
                  r->rank <= TENSOR_RANK_MAX ? tensor_shape_text((uint32_t)r->rank, r->shape, want) : "?");
 }
 
-static void check_stored(const struct rows *k, const struct manifest_row *r, const struct scheme *stored)
+/* One group in a row is a channel as well, and which of the two it is called is config.json's word again. */
+static bool is_scheme(const char *row, const struct scheme *stored, uint64_t cols)
+{
+    struct scheme other = *stored;
+    char text[SCHEME_TEXT];
+
+    if (same_scheme_text(row, scheme_text(stored, text)))
+        return true;
+    if (stored->kind != SCHEME_INT4 || (stored->group_cols != 0 && stored->group_cols != cols) || cols > UINT32_MAX)
+        return false;
+    other.group_cols = stored->group_cols == 0 ? (uint32_t)cols : 0;
+    return same_scheme_text(row, scheme_text(&other, text));
+}
+
+static void check_stored(const struct rows *k, const struct manifest_row *r, const struct scheme *stored, uint64_t cols)
 {
     char text[SCHEME_TEXT];
 
-    if (!same_scheme_text(r->scheme, scheme_text(stored, text)))
+    if (!is_scheme(r->scheme, stored, cols))
         findings_add(k->findings, RULE_ROW_SCHEME, "'%s' is stored as %s, not as the %s of " MANIFEST_NAME, r->name,
                      text, r->scheme);
 }
@@ -226,10 +240,10 @@ static void check_row(const struct rows *k, const struct manifest_row *r)
     if (w && !w->broken) {
         bool plain = w->stored.kind == SCHEME_RAW || w->stored.kind == SCHEME_PLAIN;
         const uint64_t matrix[] = {w->rows, w->cols};
-        check_stored(k, r, &w->stored);
+        check_stored(k, r, &w->stored, w->cols);
         check_shape(k, r, plain ? w->parts[PART_CODES]->rank : 2, plain ? w->parts[PART_CODES]->dims : matrix);
     } else if (!w && t) { /* a static activation scale */
-        check_stored(k, r, &(struct scheme){.kind = SCHEME_RAW, .dtype = t->dtype});
+        check_stored(k, r, &(struct scheme){.kind = SCHEME_RAW, .dtype = t->dtype}, 1);
         check_shape(k, r, t->rank, t->dims);
     }
 }

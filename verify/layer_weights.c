@@ -70,7 +70,8 @@ static bool refuse_bias(const struct finder *f, const char *module)
 
 static bool find_attention(struct layer_weights *l, const struct finder *f, const struct arch *a)
 {
-    static const char *const linears[] = {"q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"};
+    static const char *const linears[] = {"q_proj",    "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa",
+                                          "kv_b_proj", "o_proj"};
     uint64_t d = a->hidden_size, heads = a->heads, q_rows = heads * (a->qk_nope_dim + a->qk_rope_dim);
 
     for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) {

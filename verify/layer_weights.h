@@ -18,7 +18,7 @@ struct layer_weights {
     const struct weight *input_norm, *post_norm;
     const struct weight *q_a, *q_a_norm, *q_b; /* without q_lora_rank: q_b is q_proj */
     const struct weight *kv_a, *kv_a_norm, *kv_b, *o;
-    const struct weight *mlp[MLP_PARTS];       /* a dense layer's, or the shared expert's */
+    const struct weight *mlp[MLP_PARTS]; /* a dense layer's, or the shared expert's */
     const struct weight *router, *router_bias;
     const struct weight *experts; /* not NULL: there are routed ones; layer_expert finds them */
 };
@@ -44,7 +44,8 @@ bool layer_expert(const struct source *s, uint64_t layer, uint64_t expert, const
 /* Memory of a weight as it is stored, a multiple of MEM_ALIGN. */
 size_t weight_memory_bytes(const struct weight *w);
 /* Reads all of it into memory, which out's parts point to. Thread-safe. */
-bool weight_load(const struct source *s, const struct weight *w, void *memory, struct coded *out, struct err *e) CHECKED;
+bool weight_load(const struct source *s, const struct weight *w, void *memory, struct coded *out,
+                 struct err *e) CHECKED;
 /* Asks the system to have it in memory soon. */
 void weight_expect(const struct source *s, const struct weight *w);
 /* Rows [row, row + count), which obey scheme_row_multiple, as a matrix of their own; memory for as many bytes. */

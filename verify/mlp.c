@@ -144,8 +144,7 @@ static bool observe(struct mlp *m, struct err *e)
 
     for (size_t t = 0; wants_inputs(r) && t < tokens; t += chunk) {
         size_t count = tokens - t < chunk ? tokens - t : chunk;
-        if (!normed_chunk(m, t, count, e) ||
-            !show_input(r, role_of(m, MLP_GATE), t, count, m->normed, d, d, e))
+        if (!normed_chunk(m, t, count, e) || !show_input(r, role_of(m, MLP_GATE), t, count, m->normed, d, d, e))
             return false;
     }
     if (!offer_linear(r, role_of(m, MLP_GATE), &m->parts[MLP_GATE].matrix, e) ||

@@ -64,8 +64,8 @@ struct moe {
     const float *x; /* of the chunk */
     size_t first;
     float *to;
-    size_t begin, end;   /* entries of the wave */
-    size_t first_expert; /* of the wave */
+    size_t begin, end;    /* entries of the wave */
+    size_t first_expert;  /* of the wave */
     struct matrix *large; /* the wave is a part of this one expert */
     struct expert_call large_call;
 };

@@ -13,9 +13,6 @@
 #include "verify/weight_slices.h"
 
 #define CHUNK_ELEMS (1u << 20)
-/* Where a slice may begin whatever both schemes are: FP8 blocks of 128 rows, words of 8 zero points. */
-#define CHUNK_ROWS 128u
-
 /* One row of the manifest that was picked. */
 struct pick {
     const struct manifest_row *row;
@@ -172,6 +169,11 @@ static bool prepare(struct pick *p, struct err *e)
     p->to = p->made->stored;
     p->to.method = method;
     p->to.positive_scales = p->row->positive_scales;
+    /* Whether F32 scales are powers of two is a row's word for its own, and config.json's only for all of them. */
+    if (p->to.scale == SCALE_F32 || p->to.scale == SCALE_F32_POW2)
+        p->to.scale = strstr(p->row->scheme, " pow2") ? SCALE_F32_POW2 : SCALE_F32;
+    if (method == METHOD_COPY)
+        p->to.compressed_tensors = p->from->stored.compressed_tensors; /* the bytes are the same under either name */
     p->reruns = method_reruns(method);
     struct scheme measured = p->to;
     measured.method = METHOD_ABSMAX; /* any that can be decoded */
@@ -253,6 +255,18 @@ static void measure_chunk(struct deriving *d, const struct pick *p, uint64_t row
     }
 }
 
+static uint64_t least_common_multiple(uint64_t a, uint64_t b)
+{
+    uint64_t x = a, y = b;
+
+    while (y != 0) {
+        uint64_t rest = x % y;
+        x = y;
+        y = rest;
+    }
+    return a / x * b;
+}
+
 static uint64_t cut_all(struct deriving *d)
 {
     uint64_t bytes = 0;
@@ -261,7 +275,8 @@ static uint64_t cut_all(struct deriving *d)
         const struct pick *p = &d->picks[i];
         if (p->bad.code != ERR_NONE)
             continue;
-        uint64_t step = weight_slices_rows(p->made->rows, p->made->cols, CHUNK_ROWS, CHUNK_ELEMS);
+        uint64_t multiple = least_common_multiple(scheme_row_multiple(&p->from->stored), scheme_row_multiple(&p->to));
+        uint64_t step = weight_slices_rows(p->made->rows, p->made->cols, multiple, CHUNK_ELEMS);
         for (uint64_t row = 0; row < p->made->rows; row += step) {
             uint64_t count = p->made->rows - row < step ? p->made->rows - row : step;
             add_chunk(d, i, row, count);
@@ -397,7 +412,7 @@ static void judge(struct deriving *d, const struct pick *p, const struct err *ba
                      "'%s' is %.6g from the source (relative error), not the %.6g of " MANIFEST_NAME, p->row->name,
                      weight_error_relative(error), p->row->error);
     else
-        sum->exact += p->reruns;
+        *(p->reruns ? &sum->exact : &sum->as_far) += 1;
 }
 
 static void report(struct deriving *d, struct rederive_sum *sum)

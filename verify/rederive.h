@@ -27,7 +27,7 @@ struct rederive_job {
 };
 
 struct rederive_sum {
-    uint64_t rows, exact; /* looked at; of these, the same bytes */
+    uint64_t rows, exact, as_far; /* looked at; of these, the same bytes; calibrated and as far off as recorded */
     uint64_t read_bytes;
 };
 

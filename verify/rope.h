@@ -14,9 +14,9 @@
 #define ROPE_POSITIONS_MAX (1u << 20)
 
 struct rope {
-    size_t pairs;     /* qk_rope_dim / 2 */
-    float *inverse;   /* [pairs], in the arena: the angle of position 1 */
-    float cos_scale;  /* what cosines and sines are multiplied by */
+    size_t pairs;        /* qk_rope_dim / 2 */
+    float *inverse;      /* [pairs], in the arena: the angle of position 1 */
+    float cos_scale;     /* what cosines and sines are multiplied by */
     float softmax_scale; /* of attention scores: (nope + rope)^-0.5, and YaRN's mscale squared */
 };
 

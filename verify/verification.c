@@ -148,6 +148,22 @@ static bool lint_bundle(struct verifying *k, struct err *e)
     return !k->o->deep || lint_all_values(&lint, &job, &v->values, e);
 }
 
+/* Last, as it takes longest, and only where there is a whole checkpoint to ask. */
+static bool check_fingerprint(struct verifying *k, struct err *e)
+{
+    struct verification *v = k->v;
+    const struct manifest *m = &v->manifest;
+    struct fingerprint_options o = {.threads = k->o->threads, .memory_bytes = k->o->memory_bytes, .quiet = k->o->quiet};
+
+    if (!v->has_manifest || !k->bundle_open || k->o->lint_only || k->o->no_fingerprint)
+        return true;
+    if (m->fingerprint)
+        return fingerprint_check(m->fingerprint, &k->bundle, &o, &v->fingerprint, &v->findings, e);
+    findings_add(&v->findings, RULE_FINGERPRINT_MISSING, MANIFEST_NAME " holds no fingerprint: %s",
+                 m->no_fingerprint ? m->no_fingerprint : "it does not say why");
+    return true;
+}
+
 /* ---- against the source ---- */
 
 static void check_source_config(struct verifying *k)
@@ -276,7 +292,7 @@ static bool verify_all(struct verifying *k, const char *path, struct err *e)
         return false;
     if (!open_bundle(k, path, e) || (k->bundle_open && !lint_bundle(k, e)))
         return false;
-    return (!v->has_manifest || check_files(k, e)) && check_source(k, e);
+    return (!v->has_manifest || check_files(k, e)) && check_source(k, e) && check_fingerprint(k, e);
 }
 
 bool verify_run(struct verification *v, const char *path, const struct verify_options *o, struct err *e)

@@ -10,6 +10,7 @@
 #include "formats/manifest.h"
 #include "formats/weight.h"
 #include "verify/finding.h"
+#include "verify/fingerprint.h"
 #include "verify/integrity.h"
 #include "verify/lint_values.h"
 #include "verify/rederive.h"
@@ -18,6 +19,8 @@ struct verify_options {
     const char *source; /* NULL: none */
     bool lint_only;     /* headers and side files: no hashes, no scales */
     bool deep;          /* every value, and the source's hashes */
+    bool no_fingerprint;
+    uint64_t memory_bytes; /* of the forward pass; 0: what it takes by itself */
     double sample_percent;
     uint64_t seed;
     unsigned threads;
@@ -36,6 +39,7 @@ struct verification {
     uint64_t weights, tensors; /* of the checkpoint, as far as it opened */
     struct values_sum scales, values;
     struct rederive_sum derived;
+    struct fingerprint_sum fingerprint;
 };
 
 /* Defects of the bundle are findings. Errors: what is no checkpoint at all, a manifest of a later version, a source

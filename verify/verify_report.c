@@ -32,12 +32,21 @@ static void print_steps(const struct verification *v, struct buf *out)
         buf_printf(out, "  values       %" PRIu64 " decoded (%s)\n", v->values.values,
                    bytes_text((double)v->values.read_bytes, bytes));
     if (v->rederived) {
-        buf_printf(out, "  source       %" PRIu64 " of %zu weights made again: %" PRIu64 " are the same bytes\n",
+        buf_printf(out, "  source       %" PRIu64 " of %zu weights made again: %" PRIu64 " are the same bytes",
                    v->derived.rows, v->manifest.row_count, v->derived.exact);
+        if (v->derived.as_far > 0)
+            buf_printf(out, ", %" PRIu64 " calibrated ones as far off as recorded", v->derived.as_far);
+        buf_puts(out, "\n");
         if (v->manifest.source_count > 0)
             buf_printf(out, "  source files %zu of %zu are as recorded\n", v->source_files.good,
                        v->manifest.source_count);
     }
+    if (v->fingerprint.positions > 0)
+        buf_printf(out,
+                   "  fingerprint  %zu log-probabilities at %zu positions, %.5f apart at most; %" PRIu64 " of %" PRIu64
+                   " choices of experts differ\n",
+                   v->fingerprint.logprobs, v->fingerprint.positions, v->fingerprint.delta_max, v->fingerprint.flips,
+                   v->fingerprint.choices);
 }
 
 static void print_findings(const struct verification *v, const struct verify_show *show, struct buf *out)
@@ -96,6 +105,17 @@ static void put_files(struct json_writer *w, const char *key, const struct integ
     json_end(w, '}');
 }
 
+static void put_fingerprint(struct json_writer *w, const struct fingerprint_sum *f)
+{
+    json_begin_object(w, "fingerprint");
+    json_put_u64(w, "positions", f->positions);
+    json_put_u64(w, "logprobs", f->logprobs);
+    json_put_double(w, "delta_max", f->delta_max);
+    json_put_u64(w, "choices", f->choices);
+    json_put_u64(w, "flips", f->flips);
+    json_end(w, '}');
+}
+
 static void put_steps(struct json_writer *w, const struct verification *v)
 {
     if (v->has_manifest)
@@ -103,12 +123,15 @@ static void put_steps(struct json_writer *w, const struct verification *v)
     json_put_u64(w, "scales", v->scales.scales);
     if (v->deep)
         json_put_u64(w, "values", v->values.values);
+    if (v->fingerprint.positions > 0)
+        put_fingerprint(w, &v->fingerprint);
     if (!v->rederived)
         return;
     put_files(w, "source_files", &v->source_files, v->manifest.source_count, v->deep);
     json_begin_object(w, "rederived");
     json_put_u64(w, "weights", v->derived.rows);
     json_put_u64(w, "exact", v->derived.exact);
+    json_put_u64(w, "as_far_as_recorded", v->derived.as_far);
     json_end(w, '}');
 }
 

@@ -38,6 +38,7 @@ struct diff {
     struct weights_diff *out;
     const struct source *side[2];
     const struct kernel *kernel;
+    bool exact_only;
     struct chunk *chunks;
     size_t chunk_count, chunk_room;
     size_t in_bytes[2], x_elems, decode_bytes; /* of a scratch */
@@ -193,7 +194,9 @@ static bool cut_all(struct diff *d, struct err *e)
     bool ok = true;
 
     for (size_t i = 0; i < d->out->count; i++)
-        if (comparable(&d->out->items[i])) {
+        if (comparable(&d->out->items[i]) && d->exact_only && !role_get(d->out->items[i].ref->id.role)->exact) {
+            d->out->items[i].skipped = true;
+        } else if (comparable(&d->out->items[i])) {
             d->out->items[i].compared = d->out->items[i].identical = true;
             order[n++] = (struct place){i, d->out->items[i].ref->parts[PART_CODES]};
         }
@@ -409,7 +412,7 @@ static uint8_t *scratch_new(struct diff *d, unsigned threads)
 bool weights_diff_run(struct weights_diff *out, const struct source *ref, const struct source *cand,
                       const struct weights_diff_job *job, struct err *e)
 {
-    struct diff d = {.out = out, .side = {ref, cand}, .kernel = kernel_get()};
+    struct diff d = {.out = out, .side = {ref, cand}, .kernel = kernel_get(), .exact_only = job->exact_only};
     unsigned threads = job->threads ? job->threads : pool_cpu_count();
     uint8_t *slab = NULL;
     bool ok = false;

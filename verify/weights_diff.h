@@ -26,6 +26,7 @@ struct weight_diff {
     const char *name;
     const struct weight *ref, *cand; /* NULL: not there */
     bool compared;                   /* the numbers below hold */
+    bool skipped;                    /* both are there and fit, and were not to be compared */
     bool identical;                  /* every value has the same bits, as float32 (RAW: as bytes) */
     uint64_t differing;              /* values (RAW: bytes) that are not */
     double error2, energy2;          /* sums of (a - b)^2 and a^2 */
@@ -44,6 +45,8 @@ struct weights_diff {
 struct weights_diff_job {
     unsigned threads; /* 0: one per CPU; changes the time only */
     bool quiet;       /* no progress */
+    /* Only what must never change (norms, router, correction bias), and every shape: a few megabytes of any model. */
+    bool exact_only;
 };
 
 /* Both sides opened with their shapes read. Numbers that are not finite are findings, not errors; errors are

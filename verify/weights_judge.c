@@ -115,7 +115,7 @@ bool weights_judge(struct weights_diff *d, const struct source *const side[2], s
             w->unexpected = judge_presence(w);
         else if (w->compared)
             w->unexpected = judge_values(d, w);
-        else if (!w->unexpected)
+        else if (!w->unexpected && !w->skipped)
             w->unexpected = judge_shapes(d, w);
         if (w->ref && w->cand && !w->unexpected && !judge_input_scale(side, w, &w->unexpected, e))
             return false;

@@ -106,8 +106,9 @@ static bool set_value(const struct opt *o, const char *text, struct err *e)
     case OPT_FLAG:
         *(bool *)o->value = true;
         return true;
+    case OPT_MAYBE:
     case OPT_STRING:
-        *(const char **)o->value = text;
+        *(const char **)o->value = text ? text : "";
         return true;
     case OPT_LIST:
         list = o->value;
@@ -207,6 +208,11 @@ static bool next_value(struct cursor *c, const struct opt *o, const char **value
     return true;
 }
 
+static bool stands_alone(const struct opt *o)
+{
+    return o->kind == OPT_FLAG || o->kind == OPT_MAYBE;
+}
+
 /* --name, --name=value, --name value */
 static bool parse_long(struct cursor *c, const struct opt *opts, const char *text, struct err *e)
 {
@@ -223,7 +229,7 @@ static bool parse_long(struct cursor *c, const struct opt *opts, const char *tex
         return err_set(e, ERR_USAGE, "option '--%s' takes no value, not '%s'", o->name, equals + 1);
     if (equals)
         value = equals + 1;
-    else if (o->kind != OPT_FLAG && !next_value(c, o, &value, e))
+    else if (!stands_alone(o) && !next_value(c, o, &value, e))
         return false;
     return set_value(o, value, e);
 }
@@ -240,8 +246,9 @@ static bool parse_letters(struct cursor *c, const struct opt *opts, const char *
             return true;
         if (!o)
             return err_set(e, ERR_USAGE, "unknown option '-%c'", *text);
-        if (o->kind == OPT_FLAG) {
-            *(bool *)o->value = true;
+        if (stands_alone(o)) {
+            if (!set_value(o, NULL, e))
+                return false;
             continue;
         }
         if (!*value && !next_value(c, o, &value, e))
@@ -294,7 +301,7 @@ static void add_left(struct buf *line, const struct opt *o)
     else
         buf_printf(line, "      --%s", o->name);
     if (o->arg)
-        buf_printf(line, " %s", o->arg);
+        buf_printf(line, o->kind == OPT_MAYBE ? "[=%s]" : " %s", o->arg);
 }
 
 static size_t help_column(const struct opt *opts)

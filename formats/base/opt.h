@@ -12,6 +12,7 @@
 enum opt_kind {
     OPT_FLAG,   /* bool * */
     OPT_STRING, /* const char ** */
+    OPT_MAYBE,  /* const char **; --name sets "", --name=VALUE sets VALUE: the value is never the next word */
     OPT_LIST,   /* struct opt_list *; repeatable */
     OPT_U64,    /* uint64_t *; plain decimal */
     OPT_F64,    /* double * */

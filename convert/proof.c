@@ -1,0 +1,106 @@
+#include "convert/proof.h"
+
+#include <string.h>
+
+#include "formats/base/file.h"
+
+#define LEFT_OUT "left out by --no-fingerprint"
+
+/* ---- before ---- */
+
+/* What will stand in an output, as if it stood there already: names, shapes and storage; nothing can be read. */
+static void foresee(struct source *s, const struct plan *p, const struct plan_output *o)
+{
+    *s = (struct source){.checkpoint = p->source->checkpoint, .arch = p->source->arch};
+    s->checkpoint.path = "bundle"; /* what is said of it goes into quern.json, which names no place */
+    s->weights.items = arena_array(&s->weights.arena, p->weight_count, sizeof *s->weights.items);
+    for (size_t i = 0; i < p->weight_count; i++) {
+        const struct plan_row *row = &o->rows[i];
+        struct weight *w = &s->weights.items[s->weights.count];
+        if (row->parts[PART_CODES].dtype == DTYPE_NONE || row->unlisted || p->weights[i]->id.part == NAME_INPUT_SCALE)
+            continue;
+        *w = *p->weights[i];
+        w->stored = row->scheme;
+        if (w->stored.kind == SCHEME_RAW && w->stored.method == METHOD_COPY)
+            w->stored = p->weights[i]->stored;
+        if (row->parts[PART_CODES].rank == 1) { /* a piece counts a vector's elements as rows */
+            w->rows = 1;
+            w->cols = row->parts[PART_CODES].dims[0];
+        }
+        for (enum part part = PART_CODES; part < PART_COUNT; part++)
+            w->parts[part] = row->parts[part].dtype != DTYPE_NONE ? &row->parts[part] : NULL;
+        if (map_put(&s->weights.by_name, w->name, s->weights.count))
+            s->weights.count++;
+    }
+}
+
+static const char *plan_output(struct plan *p, const struct plan_output *o, unsigned threads,
+                               struct fingerprint_cost *cost)
+{
+    struct source foreseen;
+    struct err e = {0};
+
+    if (o->no_index)
+        return "the files are not a checkpoint together";
+    foresee(&foreseen, p, o);
+    bool possible = fingerprint_cost(cost, &foreseen, threads, &e);
+    weights_release(&foreseen.weights);
+    return possible ? NULL : arena_strdup(&p->arena, e.text);
+}
+
+struct proof *proofs_plan(struct plan *p, unsigned threads, bool wanted)
+{
+    struct proof *proofs = arena_array(&p->arena, p->output_count, sizeof *proofs);
+
+    for (size_t o = 0; o < p->output_count; o++)
+        proofs[o].why_not = wanted ? plan_output(p, &p->outputs[o], threads, &proofs[o].cost) : LEFT_OUT;
+    return proofs;
+}
+
+bool proofs_check_memory(const struct proof *proofs, size_t count, uint64_t memory_bytes, uint64_t fixed_bytes,
+                         struct err *e)
+{
+    for (size_t o = 0; o < count && memory_bytes > 0; o++) {
+        uint64_t need = proofs[o].cost.memory_bytes + fixed_bytes;
+        if (!proofs[o].why_not && need > memory_bytes)
+            return err_set(e, ERR_LIMIT,
+                           "--memory %llu is less than the %llu bytes that the fingerprint's forward pass needs; "
+                           "--no-fingerprint leaves it out",
+                           (unsigned long long)memory_bytes, (unsigned long long)need);
+    }
+    return true;
+}
+
+/* ---- after ---- */
+
+/* From what an interrupted run had written: first where it was about to leave, then where it went. */
+static bool take_published(struct stage *stage, struct arena *a, struct manifest *m, struct err *e)
+{
+    const char *path = stage_path(stage, MANIFEST_NAME);
+    struct manifest old;
+
+    if (!path_exists(path))
+        path = path_join(a, stage->dst, MANIFEST_NAME);
+    if (!manifest_load(&old, a, path, e))
+        return false;
+    m->fingerprint = old.fingerprint;
+    m->no_fingerprint = old.no_fingerprint;
+    return true;
+}
+
+bool proof_make(const struct proof *proof, struct stage *stage, const struct fingerprint_options *o, struct arena *a,
+                struct manifest *m, struct err *e)
+{
+    struct source made = {0};
+
+    if (stage->publishing)
+        return take_published(stage, a, m, e);
+    m->no_fingerprint = proof->why_not;
+    if (proof->why_not)
+        return true;
+    if (!source_open(&made, stage->dir, true, e))
+        return false;
+    bool ok = fingerprint_make(&m->fingerprint, a, &made, o, e);
+    source_close(&made);
+    return ok || err_in(e, "the bundle does not run, and is not published (--no-fingerprint does not try)");
+}

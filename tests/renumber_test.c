@@ -1,0 +1,111 @@
+/* Renumbered experts are the same function: held against the forward pass. */
+#include <math.h>
+#include <string.h>
+
+#include "formats/base/file.h"
+#include "tests/repack_support.h"
+#include "verify/routing_walk.h"
+
+#define SAMPLE       "samples/tiny-v3"
+#define TOKENS       40u
+#define LOGIT_TOKENS 8u
+
+static uint32_t ids[TOKENS];
+static const struct sequence contexts[] = {{0, 24, 0}, {24, TOKENS - 24, 0}};
+
+static struct batch make_batch(void)
+{
+    for (uint32_t i = 0; i < TOKENS; i++)
+        ids[i] = (i * 2654435761u >> 7) % 4096;
+    return (struct batch){.ids = ids, .tokens = TOKENS, .sequences = contexts, .sequence_count = 2};
+}
+
+/* Logits of the last tokens. */
+static float *run_logits(const struct source *s, const struct batch *b)
+{
+    struct forward_options o = {.threads = 2};
+    struct stream streams[2] = {0};
+    struct forward *f = NULL;
+    struct err e = {0};
+    float *logits = mem_alloc(LOGIT_TOKENS * (size_t)s->arch.vocab_size * sizeof *logits);
+
+    EXPECT_OK(forward_open(&f, s, &o, &e) && forward_begin(f, b, &e) && forward_stream(f, &streams[0], &e) &&
+                  forward_stream(f, &streams[1], &e) && forward_embed(f, &streams[0], &e),
+              e);
+    for (uint64_t layer = 0; layer < s->arch.layers; layer++)
+        EXPECT_OK(forward_layer(f, layer, &streams[layer % 2], &streams[(layer + 1) % 2], NULL, &e), e);
+    EXPECT_OK(forward_logits(f, &streams[s->arch.layers % 2], TOKENS - LOGIT_TOKENS, LOGIT_TOKENS, logits, &e), e);
+    stream_close(&streams[0]);
+    stream_close(&streams[1]);
+    forward_close(f);
+    return logits;
+}
+
+static void expect_near(const float *want, const float *have, size_t count)
+{
+    double worst = 0, largest = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        worst = fmax(worst, fabs((double)want[i] - (double)have[i]));
+        largest = fmax(largest, fabs((double)want[i]));
+    }
+    EXPECT_TRUE(largest > 1 && worst < 1e-4 * largest);
+}
+
+/* What the renumbered model chooses is what the other chose, number by number; MTP's layer too. */
+static void expect_choices(const struct repacked *r, const struct source *own, const struct batch *b)
+{
+    struct routing_stats before = {0}, after = {0}, mapped = {0};
+    struct forward_options o = {.threads = 2};
+    struct err e = {0};
+
+    ASSERT_OK(routing_walk(&before, &r->source, b, &o, true, &e), e);
+    ASSERT_OK(routing_walk(&after, own, b, &o, true, &e), e);
+    ASSERT_OK(expert_orders_renumber(&r->orders, &before, own, &mapped, &e), e);
+    ASSERT_EQ_U64(4, after.count);
+    ASSERT_EQ_U64(mapped.count, after.count);
+    EXPECT_STR_EQ(mapped.routers_sha256, after.routers_sha256);
+    for (size_t i = 0; i < after.count; i++) {
+        const struct routing_layer *want = &mapped.items[i], *have = &after.items[i];
+        ct_case("layer %d", (int)have->layer);
+        ASSERT_EQ_U64(have->layer == 4 ? TOKENS - 2 : TOKENS, have->tokens);
+        ASSERT_EQ_U64(want->tokens, have->tokens);
+        EXPECT_MEM_EQ(want->counts, have->counts, 16 * sizeof *want->counts);
+        EXPECT_MEM_EQ(want->coactivation, have->coactivation, 16 * 16 * sizeof *want->coactivation);
+        EXPECT_MEM_EQ(want->trace, have->trace, (size_t)want->tokens * 4 * sizeof *want->trace);
+    }
+    routing_stats_release(&before);
+    routing_stats_release(&after);
+    routing_stats_release(&mapped);
+}
+
+TEST(renumber, is_the_same_function)
+{
+    static const enum order_kind orders[] = {ORDER_HOT, ORDER_COACTIVE};
+    struct batch b = make_batch();
+
+    for (size_t i = 0; i < sizeof orders / sizeof orders[0]; i++) {
+        struct repack_case c = {.order = {.kind = orders[i]}, .target = {.renumber = true}};
+        struct repacked r;
+        struct source own = {0};
+        struct arena a = {0};
+        struct err e = {0};
+        const char *dst = path_join(&a, ct_temp_dir(), "dst");
+        bool moved = false;
+
+        EXPECT_OK(support_repack(&r, SAMPLE, dst, &c, &e), e);
+        for (size_t k = 0; k < r.orders.count; k++)
+            for (uint32_t x = 0; x < 16; x++)
+                moved |= r.orders.items[k].experts[x] != x;
+        EXPECT_TRUE(moved || orders[i] == ORDER_COACTIVE); /* the latter may stay by index: its statistics are noise */
+        ASSERT_OK(source_open(&own, dst, true, &e), e);
+        float *want = run_logits(&r.source, &b), *have = run_logits(&own, &b);
+        expect_near(want, have, LOGIT_TOKENS * (size_t)own.arch.vocab_size);
+        expect_choices(&r, &own, &b);
+        mem_free(want);
+        mem_free(have);
+        source_close(&own);
+        repacked_close(&r);
+        arena_release(&a);
+    }
+}

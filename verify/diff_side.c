@@ -1,0 +1,82 @@
+#include "verify/diff_side.h"
+
+#include <string.h>
+
+bool side_open(struct diff_side *s, const struct source *source, const struct batch *batch,
+               const struct forward_options *o, struct err *e)
+{
+    const struct arch *arch = &source->arch;
+
+    *s = (struct diff_side){.arch = arch, .batch = batch};
+    if (!forward_open(&s->f, source, o, e) || !forward_begin(s->f, batch, e) ||
+        !forward_stream(s->f, &s->states[0], e) || !forward_stream(s->f, &s->states[1], e))
+        return err_in(e, "'%s'", source->checkpoint.path);
+    if (arch->experts)
+        s->chosen = mem_alloc(batch->tokens * arch->experts_per_token * sizeof *s->chosen);
+    return true;
+}
+
+void side_close(struct diff_side *s)
+{
+    mem_free(s->chosen);
+    stream_close(&s->states[0]);
+    stream_close(&s->states[1]);
+    forward_close(s->f);
+    *s = (struct diff_side){0};
+}
+
+const struct stream *side_state(const struct diff_side *s)
+{
+    return &s->states[s->now];
+}
+
+const struct stream *side_before(const struct diff_side *s)
+{
+    return &s->states[1 - s->now];
+}
+
+bool side_embed(struct diff_side *s, struct err *e)
+{
+    return forward_embed(s->f, &s->states[s->now], e);
+}
+
+/* Where the choices of a layer go. */
+struct notes {
+    uint32_t *chosen;
+    struct routing_stats *trace;
+    bool routed;
+};
+
+static bool note_routing(void *ctx, const struct routing *r, struct err *e)
+{
+    struct notes *n = ctx;
+
+    (void)e;
+    n->routed = true;
+    if (n->chosen)
+        memcpy(n->chosen + r->first * r->top_k, r->ids, r->tokens * r->top_k * sizeof *r->ids);
+    if (n->trace)
+        routing_stats_add(n->trace, r->layer, r->ids, r->weights, r->tokens);
+    return true;
+}
+
+bool side_layer(struct diff_side *s, uint64_t layer, struct err *e)
+{
+    struct notes notes = {.chosen = s->chosen, .trace = s->trace};
+    struct observer o = {.ctx = &notes, .routing = note_routing};
+
+    if (!forward_layer(s->f, layer, &s->states[s->now], &s->states[1 - s->now], &o, e))
+        return false;
+    s->now = 1 - s->now;
+    s->routed = notes.routed;
+    return true;
+}
+
+bool side_layer_on(struct diff_side *s, uint64_t layer, const struct stream *in, struct stream *out, uint32_t *chosen,
+                   struct err *e)
+{
+    struct notes notes = {.chosen = chosen};
+    struct observer o = {.ctx = &notes, .routing = note_routing};
+
+    return forward_layer(s->f, layer, in, out, &o, e);
+}

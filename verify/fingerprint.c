@@ -1,0 +1,435 @@
+#include "verify/fingerprint.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "formats/base/progress.h"
+#include "formats/tokenizer.h"
+#include "quant/vecmath.h"
+#include "verify/builtin_text.h"
+#include "verify/forward.h"
+
+#define PROMPT_TOKENS_MAX 4096u /* of a manifest that someone else wrote */
+
+/* ---- what is asked ---- */
+
+/* Where there is no tokenizer, any ids will do that are always the same ones: a linear congruence, its upper bits. */
+static void seeded_ids(uint32_t ids[FINGERPRINT_TOKENS], uint64_t vocabulary)
+{
+    uint64_t state = 1;
+
+    for (size_t i = 0; i < FINGERPRINT_TOKENS; i++) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        ids[i] = (uint32_t)((state >> 33) % vocabulary);
+    }
+}
+
+static bool builtin_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s)
+{
+    const char *text = builtin_texts[0].text;
+    struct tokenizer t = {0};
+    struct id_list list = {0};
+    struct err ignored = {0};
+    bool ok = tokenizer_open(&t, s->checkpoint.dir, &ignored);
+    struct tokenizer_encode how = {.bos = t.add_bos, .ids_wanted = FINGERPRINT_TOKENS};
+
+    ok = ok && tokenizer_encode(&t, text, strlen(text), &how, &list, &ignored) && list.count >= FINGERPRINT_TOKENS;
+    for (size_t i = 0; ok && i < FINGERPRINT_TOKENS; i++) {
+        ids[i] = list.ids[i];
+        ok = ids[i] < s->arch.vocab_size;
+    }
+    id_list_release(&list);
+    tokenizer_release(&t);
+    return ok;
+}
+
+/* ---- what it takes ---- */
+
+/* The share of a layer's experts that `tokens` tokens choose, were they to choose evenly. */
+static double chosen_share(const struct arch *a, size_t tokens)
+{
+    double left_out = 1;
+
+    for (size_t i = 0; i < tokens && a->experts > 0; i++)
+        left_out *= 1 - (double)a->experts_per_token / (double)a->experts;
+    return 1 - left_out;
+}
+
+static bool is_routed(enum role role)
+{
+    return role == ROLE_EXPERT_GATE || role == ROLE_EXPERT_UP || role == ROLE_EXPERT_DOWN;
+}
+
+static uint64_t weight_read_bytes(const struct source *s, const struct weight *w, size_t tokens)
+{
+    uint64_t bytes = 0;
+
+    for (enum part part = PART_CODES; part < PART_SHAPE; part++)
+        bytes += w->parts[part] ? w->parts[part]->bytes : 0;
+    if (is_routed(w->id.role))
+        return (uint64_t)((double)bytes * chosen_share(&s->arch, tokens));
+    if (w->id.role == ROLE_EMBED && !s->arch.tied_embeddings && w->rows > 0)
+        return bytes / w->rows * tokens;
+    return bytes;
+}
+
+/* Of every layer, with what stands outside of layers behind the last; mem_free it. The MTP layer is not asked. */
+static uint64_t *read_bytes_of(const struct source *s, size_t tokens, uint64_t *total)
+{
+    uint64_t layers = s->arch.layers, *bytes = mem_alloc((layers + 1) * sizeof *bytes);
+
+    *total = 0;
+    for (size_t i = 0; i < s->weights.count; i++) {
+        const struct weight *w = &s->weights.items[i];
+        if (w->id.role == ROLE_UNKNOWN || (w->id.layer >= 0 && (uint64_t)w->id.layer >= layers))
+            continue;
+        uint64_t one = weight_read_bytes(s, w, tokens);
+        bytes[w->id.layer < 0 ? layers : (uint64_t)w->id.layer] += one;
+        *total += one;
+    }
+    return bytes;
+}
+
+static struct batch batch_of(const uint32_t *ids, size_t count, struct sequence *sequence)
+{
+    *sequence = (struct sequence){.tokens = count};
+    return (struct batch){.ids = ids, .tokens = count, .sequences = sequence, .sequence_count = 1};
+}
+
+bool fingerprint_cost(struct fingerprint_cost *cost, const struct source *s, unsigned threads, struct err *e)
+{
+    struct forward_options options = {.threads = threads};
+    struct forward *f = NULL;
+    struct sequence sequence;
+    uint32_t ids[FINGERPRINT_TOKENS];
+    struct batch b = batch_of(ids, FINGERPRINT_TOKENS, &sequence);
+
+    *cost = (struct fingerprint_cost){0};
+    if (!forward_open(&f, s, &options, e))
+        return false;
+    cost->memory_bytes =
+        forward_memory_bytes(f, &b) + (uint64_t)FINGERPRINT_TOKENS * s->arch.vocab_size * sizeof(float);
+    mem_free(read_bytes_of(s, FINGERPRINT_TOKENS, &cost->read_bytes));
+    forward_close(f);
+    return true;
+}
+
+/* ---- asking ---- */
+
+/* One pass over a prompt, with what is kept of it. */
+struct asking {
+    const struct source *s;
+    struct arena *a;
+    const uint32_t *ids;
+    size_t count;
+    struct forward *f;
+    float *logits;                    /* [count][vocabulary] */
+    double *log_sums;                 /* [count]: ln of the sum of exp(logit) */
+    struct manifest_choices *routing; /* one for each layer with a router, in the arena */
+    size_t routing_count;
+};
+
+static bool take_routing(void *ctx, const struct routing *r, struct err *e)
+{
+    struct asking *k = ctx;
+    struct manifest_choices *c = k->routing_count > 0 ? &k->routing[k->routing_count - 1] : NULL;
+
+    (void)e;
+    if (!c || c->layer != r->layer) {
+        c = &k->routing[k->routing_count++];
+        *c = (struct manifest_choices){.layer = r->layer, .expert_count = k->count * r->top_k};
+        c->experts = arena_array(k->a, c->expert_count, sizeof *c->experts);
+    }
+    memcpy(c->experts + r->first * r->top_k, r->ids, r->tokens * r->top_k * sizeof *r->ids);
+    return true;
+}
+
+static bool run_layers(struct asking *k, struct stream x[2], struct progress *progress, const uint64_t *bytes,
+                       struct err *e)
+{
+    struct observer observer = {.ctx = k, .routing = take_routing};
+    char label[32];
+
+    if (!forward_stream(k->f, &x[0], e) || !forward_stream(k->f, &x[1], e) || !forward_embed(k->f, &x[0], e))
+        return false;
+    for (uint64_t layer = 0; layer < k->s->arch.layers; layer++) {
+        snprintf(label, sizeof label, "layer %" PRIu64, layer);
+        progress_label(progress, label);
+        if (signal_cancelled())
+            return err_set(e, ERR_CANCELLED, "interrupted");
+        if (!forward_layer(k->f, layer, &x[layer % 2], &x[(layer + 1) % 2], &observer, e))
+            return false;
+        progress_add(progress, bytes[layer]);
+    }
+    if (!forward_logits(k->f, &x[k->s->arch.layers % 2], 0, k->count, k->logits, e))
+        return false;
+    progress_add(progress, bytes[k->s->arch.layers]);
+    return true;
+}
+
+/* ln of the sum of exp: the largest logit, and the log of a sum that holds it as 1. */
+static bool take_log_sums(struct asking *k, struct err *e)
+{
+    size_t vocabulary = (size_t)k->s->arch.vocab_size;
+    const struct vecmath *vec = kernel_get()->vec;
+    float *scratch = mem_aligned(vocabulary * sizeof *scratch);
+    bool ok = true;
+
+    for (size_t t = 0; t < k->count && ok; t++) {
+        const float *row = k->logits + t * vocabulary;
+        ok = kernel_get()->f32_check(row, vocabulary);
+        if (!ok) {
+            err_set(e, ERR_FORMAT, "the logits of position %zu are not finite", t);
+            continue;
+        }
+        float most = vec->max(row, vocabulary);
+        k->log_sums[t] = (double)most + math_log(vec->exp_sum(scratch, row, most, vocabulary));
+    }
+    mem_free(scratch);
+    return ok;
+}
+
+/* Opening is apart: what fails there cannot be asked at all. */
+static bool open_pass(struct asking *k, const struct fingerprint_options *o, struct batch *b, struct sequence *sequence,
+                      struct err *e)
+{
+    struct forward_options options = {.threads = o->threads, .memory_bytes = o->memory_bytes};
+
+    *b = batch_of(k->ids, k->count, sequence);
+    return forward_open(&k->f, k->s, &options, e) && forward_begin(k->f, b, e);
+}
+
+static bool ask(struct asking *k, const struct fingerprint_options *o, struct err *e)
+{
+    struct stream x[2] = {0};
+    uint64_t total = 0, *bytes = read_bytes_of(k->s, k->count, &total);
+    struct progress *progress = progress_new("fingerprint", total, o->quiet);
+
+    k->logits = mem_aligned(k->count * (size_t)k->s->arch.vocab_size * sizeof *k->logits);
+    k->log_sums = mem_alloc(k->count * sizeof *k->log_sums);
+    k->routing = arena_array(k->a, (size_t)k->s->arch.layers, sizeof *k->routing);
+    bool ok = run_layers(k, x, progress, bytes, e) && take_log_sums(k, e);
+    progress_end(progress, ok);
+    stream_close(&x[0]);
+    stream_close(&x[1]);
+    mem_free(bytes);
+    return ok;
+}
+
+static void asking_release(struct asking *k)
+{
+    forward_close(k->f);
+    mem_free(k->log_sums);
+    mem_free(k->logits);
+}
+
+static double logprob(const struct asking *k, size_t position, uint32_t id)
+{
+    return (double)k->logits[position * (size_t)k->s->arch.vocab_size + id] - k->log_sums[position];
+}
+
+/* ---- making ---- */
+
+/* The largest logits of a position, best first, the lower id of equals. Returns how many. */
+static size_t find_top(const float *row, size_t vocabulary, uint32_t top[FINGERPRINT_TOP])
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < vocabulary; i++) {
+        if (n == FINGERPRINT_TOP && !(row[i] > row[top[n - 1]]))
+            continue;
+        size_t at = n < FINGERPRINT_TOP ? n++ : n - 1;
+        for (; at > 0 && row[i] > row[top[at - 1]]; at--)
+            top[at] = top[at - 1];
+        top[at] = (uint32_t)i;
+    }
+    return n;
+}
+
+static void take_position(const struct asking *k, size_t position, struct manifest_position *p)
+{
+    size_t vocabulary = (size_t)k->s->arch.vocab_size;
+
+    p->ids = arena_array(k->a, FINGERPRINT_TOP, sizeof *p->ids);
+    p->id_count = p->logprob_count = find_top(k->logits + position * vocabulary, vocabulary, p->ids);
+    p->logprobs = arena_array(k->a, p->logprob_count, sizeof *p->logprobs);
+    for (size_t i = 0; i < p->id_count; i++)
+        p->logprobs[i] = logprob(k, position, p->ids[i]);
+}
+
+static void take_fingerprint(const struct asking *k, struct manifest_fingerprint *f)
+{
+    f->kernel_class = FINGERPRINT_CLASS;
+    f->prompt = arena_array(k->a, k->count, sizeof *f->prompt);
+    memcpy(f->prompt, k->ids, k->count * sizeof *f->prompt);
+    f->prompt_count = f->position_count = k->count;
+    f->positions = arena_array(k->a, k->count, sizeof *f->positions);
+    for (size_t t = 0; t < k->count; t++)
+        take_position(k, t, &f->positions[t]);
+    f->routing = k->routing;
+    f->routing_count = k->routing_count;
+}
+
+bool fingerprint_make(struct manifest_fingerprint **out, struct arena *a, const struct source *s,
+                      const struct fingerprint_options *o, struct err *e)
+{
+    uint32_t ids[FINGERPRINT_TOKENS];
+    struct asking k = {.s = s, .a = a, .ids = ids, .count = FINGERPRINT_TOKENS};
+    struct sequence sequence;
+    struct batch b;
+
+    if (!builtin_ids(ids, s))
+        seeded_ids(ids, s->arch.vocab_size);
+    bool ok = open_pass(&k, o, &b, &sequence, e) && ask(&k, o, e);
+    if (ok) {
+        *out = arena_alloc(a, sizeof **out);
+        take_fingerprint(&k, *out);
+    }
+    asking_release(&k);
+    return ok;
+}
+
+/* ---- checking ---- */
+
+static bool malformed(struct findings *findings, const char *what)
+{
+    findings_add(findings, RULE_MANIFEST_MALFORMED, MANIFEST_NAME ": 'fingerprint': %s", what);
+    return false;
+}
+
+static bool ids_fit(const uint32_t *ids, size_t count, uint64_t limit)
+{
+    for (size_t i = 0; i < count; i++)
+        if (ids[i] >= limit)
+            return false;
+    return true;
+}
+
+/* What a manifest may say that this checkpoint cannot be asked. */
+static bool check_form(const struct manifest_fingerprint *want, const struct source *s, struct findings *findings)
+{
+    const struct arch *a = &s->arch;
+
+    if (want->prompt_count == 0 || want->prompt_count > PROMPT_TOKENS_MAX)
+        return malformed(findings, "the prompt has no tokens, or thousands");
+    if (want->position_count != want->prompt_count)
+        return malformed(findings, "there is not one position for each token of the prompt");
+    if (!ids_fit(want->prompt, want->prompt_count, a->vocab_size))
+        return malformed(findings, "the prompt has ids past the vocabulary");
+    for (size_t i = 0; i < want->position_count; i++) {
+        const struct manifest_position *p = &want->positions[i];
+        if (p->id_count != p->logprob_count || !ids_fit(p->ids, p->id_count, a->vocab_size))
+            return malformed(findings, "a position has ids past the vocabulary, or not one log-probability for each");
+    }
+    for (size_t i = 0; i < want->routing_count; i++)
+        if (want->routing[i].expert_count != want->prompt_count * a->experts_per_token ||
+            !ids_fit(want->routing[i].experts, want->routing[i].expert_count, a->experts))
+            return malformed(findings, "the experts of a layer are not those of this model");
+    return true;
+}
+
+static bool has_expert(const uint32_t *experts, size_t count, uint32_t expert)
+{
+    for (size_t i = 0; i < count; i++)
+        if (experts[i] == expert)
+            return true;
+    return false;
+}
+
+static const struct manifest_choices *find_layer(const struct asking *k, uint64_t layer)
+{
+    for (size_t i = 0; i < k->routing_count; i++)
+        if (k->routing[i].layer == layer)
+            return &k->routing[i];
+    return NULL;
+}
+
+static void count_flips(const struct asking *k, const struct manifest_choices *want, struct fingerprint_sum *sum)
+{
+    const struct manifest_choices *got = find_layer(k, want->layer);
+    size_t top_k = want->expert_count / k->count;
+
+    sum->choices += want->expert_count;
+    for (size_t i = 0; i < want->expert_count; i++)
+        sum->flips += !got || !has_expert(got->experts + i / top_k * top_k, top_k, want->experts[i]);
+}
+
+/* Where the two are farthest apart. */
+struct worst {
+    size_t position;
+    uint32_t id;
+    double recorded, got;
+    size_t past; /* log-probabilities that differ by too much */
+};
+
+static void compare_position(const struct asking *k, size_t position, const struct manifest_position *want,
+                             struct fingerprint_sum *sum, struct worst *worst)
+{
+    for (size_t i = 0; i < want->id_count; i++) {
+        double got = logprob(k, position, want->ids[i]), delta = fabs(got - want->logprobs[i]);
+        sum->logprobs++;
+        worst->past += !(delta <= FINGERPRINT_DELTA_MAX);
+        if (delta <= sum->delta_max)
+            continue;
+        sum->delta_max = delta;
+        *worst = (struct worst){position, want->ids[i], want->logprobs[i], got, worst->past};
+    }
+}
+
+static void judge(const struct asking *k, const struct manifest_fingerprint *want, struct fingerprint_sum *sum,
+                  struct findings *findings)
+{
+    struct worst worst = {0};
+
+    sum->positions = want->position_count;
+    for (size_t i = 0; i < want->position_count; i++)
+        compare_position(k, i, &want->positions[i], sum, &worst);
+    for (size_t i = 0; i < want->routing_count; i++)
+        count_flips(k, &want->routing[i], sum);
+    if (worst.past > 0)
+        findings_add(findings, RULE_FINGERPRINT_OFF,
+                     "%zu of %zu log-probabilities are more than %g from those of " MANIFEST_NAME
+                     "; at position %zu token %" PRIu32 " has %.5f, recorded was %.5f",
+                     worst.past, sum->logprobs, FINGERPRINT_DELTA_MAX, worst.position, worst.id, worst.got,
+                     worst.recorded);
+    if (sum->flips > 0)
+        findings_add(findings, RULE_ROUTER_FLIPS,
+                     "%" PRIu64 " of %" PRIu64 " choices of experts are others than recorded", sum->flips,
+                     sum->choices);
+}
+
+/* The bundle's fault, and so a finding. */
+static bool take_failure(struct findings *findings, struct err *bad, struct err *e)
+{
+    if (bad->code == ERR_FORMAT || bad->code == ERR_UNSUPPORTED) {
+        findings_add(findings, RULE_FINGERPRINT_FAILED, "%s", bad->text);
+        return true;
+    }
+    *e = *bad;
+    return false;
+}
+
+bool fingerprint_check(const struct manifest_fingerprint *want, const struct source *s,
+                       const struct fingerprint_options *o, struct fingerprint_sum *sum, struct findings *findings,
+                       struct err *e)
+{
+    struct arena a = {0};
+    struct asking k = {.s = s, .a = &a, .ids = want->prompt, .count = want->prompt_count};
+    struct sequence sequence;
+    struct batch b;
+    struct err bad = {0};
+    bool ok = true;
+
+    *sum = (struct fingerprint_sum){0};
+    if (!check_form(want, s, findings))
+        return true;
+    if (open_pass(&k, o, &b, &sequence, &bad) && ask(&k, o, &bad))
+        judge(&k, want, sum, findings);
+    else
+        ok = take_failure(findings, &bad, e);
+    asking_release(&k);
+    arena_release(&a);
+    return ok;
+}

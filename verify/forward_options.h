@@ -1,0 +1,41 @@
+/* A forward pass's options on the command line, for the commands that run one. */
+#ifndef VERIFY_FORWARD_OPTIONS_H
+#define VERIFY_FORWARD_OPTIONS_H
+
+#include "formats/base/opt.h"
+#include "verify/forward.h"
+
+struct forward_choices {
+    const char *emulate;
+    double mla_norm_eps;
+    uint64_t threads, memory_bytes;
+};
+/* The options' rows, for a struct forward_choices o. */
+#define FORWARD_OPTIONS(o)                                                                                             \
+    {.name = "emulate",                                                                                                \
+     .kind = OPT_STRING,                                                                                               \
+     .value = &(o).emulate,                                                                                            \
+     .arg = "NUMBERS",                                                                                                 \
+     .help = "round as another program would: bf16 or fp8-activations"},                                               \
+        {.name = "mla-norm-eps",                                                                                       \
+         .kind = OPT_F64,                                                                                              \
+         .value = &(o).mla_norm_eps,                                                                                   \
+         .arg = "X",                                                                                                   \
+         .help = "epsilon of q_a_layernorm and kv_a_layernorm (1e-6)"},                                                \
+        {.name = "threads",                                                                                            \
+         .letter = 't',                                                                                                \
+         .kind = OPT_U64,                                                                                              \
+         .value = &(o).threads,                                                                                        \
+         .arg = "N",                                                                                                   \
+         .help = "worker threads (one per CPU); the numbers do not depend on it",                                      \
+         .min = 1,                                                                                                     \
+         .max = 1024},                                                                                                 \
+    {                                                                                                                  \
+        .name = "memory", .letter = 'm', .kind = OPT_SIZE, .value = &(o).memory_bytes, .arg = "SIZE",                  \
+        .help = "budget for weights and hidden states (half of the machine's)", .min = 1, .max = UINT64_MAX            \
+    }
+
+/* Refuses what the options' kinds let through: other numbers, an epsilon that is none. */
+bool forward_choose(struct forward_options *o, const struct forward_choices *c, struct err *e) CHECKED;
+
+#endif
