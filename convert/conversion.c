@@ -407,7 +407,8 @@ bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
             return err_set(e, ERR_USAGE, "destination '%s' is not empty; --force replaces what is there",
                            p->outputs[0].dir);
     }
-    return space_check(p, c->delete_source, e) && (!c->delete_source || confirm_delete(p, e)) && convert(c, p, proofs, size.fixed_bytes, e);
+    return space_check(p, c->delete_source, e) && (!c->delete_source || confirm_delete(p, e)) &&
+           convert(c, p, proofs, size.fixed_bytes, e);
 }
 
 /* Calibrated recipes want a text; and the source until the end, for its weights run the model. */

@@ -793,7 +793,7 @@ TEST(verify_defects, bundles_of_every_kind_are_what_their_rows_say)
         }
         for (size_t k = 0; k < v.findings.count; k++)
             if (rule_get(v.findings.items[k].rule)->severity != SEVERITY_NOTE &&
-                v.findings.items[k].rule != RULE_ENGINE_REFUSES) /* of the sample's narrow kv_b_proj, as FP8 */
+                v.findings.items[k].rule != RULE_ENGINE_REFUSES) /* the sample's kv_b_proj is narrow */
                 EXPECT_STR_EQ("", v.findings.items[k].text);
         EXPECT_EQ_U64(v.manifest.row_count, v.derived.exact);
         verify_release(&v);
