@@ -107,8 +107,7 @@ static bool refuse_scale(const struct decoder *d, uint64_t row, uint64_t block, 
     return err_broken(e, ERR_FORMAT, rule, "scale is not a positive finite number (%g)", scale);
 }
 
-/* Scales [first, end) of a row of scales, decoded and checked. */
-static bool load_scales(struct decoder *d, uint64_t row, uint64_t first, uint64_t end, struct err *e)
+bool decoder_load_scale_range(struct decoder *d, uint64_t row, uint64_t first, uint64_t end, struct err *e)
 {
     uint64_t at = scales_row(d, row) * decoder_scales(d->from, d->cols) + first, count = end - first;
     const uint8_t *part = d->in->part[PART_SCALE];
@@ -149,7 +148,7 @@ bool decoder_load_scales(struct decoder *d, uint64_t row, struct err *e)
 
     if (at == d->scales_row || count == 0)
         return true;
-    if (!load_scales(d, row, 0, count, e))
+    if (!decoder_load_scale_range(d, row, 0, count, e))
         return false;
     d->scales_row = at;
     return true;
@@ -319,7 +318,7 @@ static bool decode_int4(struct decoder *d, uint64_t row, uint64_t col, uint64_t 
 {
     uint64_t first = col / d->block_cols, end = (col + cols + d->block_cols - 1) / d->block_cols;
 
-    if (!load_scales(d, row, first, end, e))
+    if (!decoder_load_scale_range(d, row, first, end, e))
         return false;
     if (d->from->asymmetric)
         unpack_zeros(d, row, first, end);

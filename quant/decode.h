@@ -35,6 +35,8 @@ void decoder_place(struct decoder *d, const struct scheme *from, uint64_t cols, 
 void decoder_init(struct decoder *d, const struct kernel *k, uint64_t row, const struct slices *in);
 /* Reads and checks the scales of a row, if they are not there already. */
 bool decoder_load_scales(struct decoder *d, uint64_t row, struct err *e) CHECKED;
+/* Only those of blocks or groups [first, end), into the same places; always read. */
+bool decoder_load_scale_range(struct decoder *d, uint64_t row, uint64_t first, uint64_t end, struct err *e) CHECKED;
 /* Zero points of a row of asymmetric int4, into `zeros`. */
 void decoder_load_zeros(struct decoder *d, uint64_t row);
 /* The codes of a row of a float scheme. */

@@ -77,8 +77,9 @@ ALWAYS_INLINE void all_rows(float *sums, const float *w, size_t rows, const floa
 }
 
 static void sum(float *sums, const float *w, size_t rows, const float *x, size_t x_stride, size_t tokens, size_t cols,
-                bool first)
+                bool first, const struct gemm_later *later)
 {
+    (void)later;
     size_t t = 0;
 
     for (; t + 3 <= tokens; t += 3)

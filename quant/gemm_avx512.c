@@ -18,9 +18,14 @@ ALWAYS_INLINE const float *next_sums(const float *sums, size_t i)
     return sums + i / TILE_ROWS * TOKEN_SUMS + (TILE_ROWS + i % TILE_ROWS) * GEMM_LANES;
 }
 
-/* ahead: a row of x that will be wanted soon, as long as this one. */
+/* Bytes that will be wanted soon: step of them for every sixteen columns worked. */
+struct ahead {
+    const uint8_t *bytes;
+    size_t step;
+};
+
 ALWAYS_INLINE void tile(float *sums, const float *w, const float *x, size_t x_stride, const size_t tokens, size_t cols,
-                        bool first, const float *ahead)
+                        bool first, struct ahead ahead)
 {
     __m512 sum[TILE_TOKENS][TILE_ROWS];
     size_t c = 0;
@@ -33,7 +38,8 @@ ALWAYS_INLINE void tile(float *sums, const float *w, const float *x, size_t x_st
     }
     for (; c + GEMM_LANES <= cols; c += GEMM_LANES) {
         __m512 a[TILE_ROWS];
-        _mm_prefetch((const char *)(ahead + c), _MM_HINT_T1);
+        _mm_prefetch((const char *)ahead.bytes, _MM_HINT_T1);
+        ahead.bytes += ahead.step;
         if (c < TILE_TOKENS * TILE_ROWS * GEMM_LANES)
             _mm_prefetch((const char *)next_sums(sums, c / GEMM_LANES), _MM_HINT_T0);
         UNROLL
@@ -66,36 +72,59 @@ ALWAYS_INLINE void tile(float *sums, const float *w, const float *x, size_t x_st
     }
 }
 
-/* All rows of some tokens, whose x stays in L1. While the first tiles are worked, the next tokens' x comes from L3 to
- * L2, a token a tile: the hardware does not foresee the jump from token to token. */
-#define ALL_ROWS(tokens)                                                                                               \
-    for (size_t r = 0; r < rows; r += TILE_ROWS) {                                                                     \
-        size_t next = r / TILE_ROWS < ahead ? (tokens) + r / TILE_ROWS : 0;                                            \
-        tile(sums + r * GEMM_LANES, w + r * GEMM_STRIDE, x, x_stride, (tokens), cols, first, x + next * x_stride);     \
-    }
+/* What all tiles of some tokens share. */
+struct job {
+    float *sums;
+    const float *w, *x;
+    size_t rows, x_stride, cols;
+    bool first;
+    size_t x_ahead;          /* how many more tokens there are, at most a tile's */
+    struct gemm_later later; /* what is left of it */
+};
 
-/* ahead: how many more tokens there are, at most a tile's. */
-static void sum_tokens(float *sums, const float *w, size_t rows, const float *x, size_t x_stride, size_t tokens,
-                       size_t cols, bool first, size_t ahead)
+/* While the first tiles of rows are worked, the next tokens' x comes from L3 to L2, a token a tile: the hardware does
+ * not foresee the jump from row to row. The other tiles fetch the codes that are next, a row of them a tile. */
+ALWAYS_INLINE struct ahead look_ahead(struct job *j, size_t row_tile, size_t tokens)
+{
+    struct gemm_later *l = &j->later;
+
+    if (row_tile < j->x_ahead)
+        return (struct ahead){(const uint8_t *)(j->x + (tokens + row_tile) * j->x_stride), GEMM_LANES * sizeof *j->x};
+    if (row_tile < TILE_TOKENS || l->rows == 0)
+        return (struct ahead){(const uint8_t *)j->x, 0};
+    struct ahead codes = {l->codes, l->bytes * GEMM_LANES / j->cols};
+    l->codes += l->row_bytes;
+    l->rows--;
+    return codes;
+}
+
+ALWAYS_INLINE void all_rows(struct job *j, const size_t tokens)
+{
+    for (size_t r = 0; r < j->rows; r += TILE_ROWS)
+        tile(j->sums + r * GEMM_LANES, j->w + r * GEMM_STRIDE, j->x, j->x_stride, tokens, j->cols, j->first,
+             look_ahead(j, r / TILE_ROWS, tokens));
+}
+
+static void some_tokens(struct job *j, size_t tokens)
 {
     switch (tokens) {
     case 1:
-        ALL_ROWS(1);
+        all_rows(j, 1);
         break;
     case 2:
-        ALL_ROWS(2);
+        all_rows(j, 2);
         break;
     case 3:
-        ALL_ROWS(3);
+        all_rows(j, 3);
         break;
     case 4:
-        ALL_ROWS(4);
+        all_rows(j, 4);
         break;
     case 5:
-        ALL_ROWS(5);
+        all_rows(j, 5);
         break;
     default:
-        ALL_ROWS(6);
+        all_rows(j, 6);
         break;
     }
 }
@@ -106,11 +135,23 @@ static size_t at_most(size_t n, size_t limit)
 }
 
 static void sum(float *sums, const float *w, size_t rows, const float *x, size_t x_stride, size_t tokens, size_t cols,
-                bool first)
+                bool first, const struct gemm_later *later)
 {
+    struct job j = {.sums = sums,
+                    .w = w,
+                    .x = x,
+                    .rows = rows,
+                    .x_stride = x_stride,
+                    .cols = cols,
+                    .first = first,
+                    .later = *later};
+
     for (size_t t = 0; t < tokens; t += TILE_TOKENS) {
-        size_t count = at_most(tokens - t, TILE_TOKENS), ahead = at_most(tokens - t - count, TILE_TOKENS);
-        sum_tokens(sums + t * TOKEN_SUMS, w, rows, x + t * x_stride, x_stride, count, cols, first, ahead);
+        size_t count = at_most(tokens - t, TILE_TOKENS);
+        j.x_ahead = at_most(tokens - t - count, TILE_TOKENS);
+        some_tokens(&j, count);
+        j.sums += TILE_TOKENS * TOKEN_SUMS;
+        j.x += TILE_TOKENS * x_stride;
     }
 }
 
@@ -171,5 +212,5 @@ static void fold(float *y, size_t y_stride, const float *sums, size_t rows, size
         }
 }
 
-const struct gemm_kernel gemm_avx512 = {.sum = sum, .fold = fold};
+const struct gemm_kernel gemm_avx512 = {.sum = sum, .sum_coded = gemm_sum_coded_avx512, .fold = fold};
 #endif

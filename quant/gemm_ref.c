@@ -10,8 +10,9 @@ static void sum_row(float *sums, const float *w, const float *x, size_t cols)
 }
 
 static void sum(float *sums, const float *w, size_t rows, const float *x, size_t x_stride, size_t tokens, size_t cols,
-                bool first)
+                bool first, const struct gemm_later *later)
 {
+    (void)later;
     for (size_t t = 0; t < tokens; t++)
         for (size_t r = 0; r < rows; r++) {
             float *lanes = sums + (t * GEMM_ROWS + r) * GEMM_LANES;

@@ -7,7 +7,7 @@
 #include "tests/kernel_support.h"
 
 /* More tokens than the sums of one pass hold, more columns than a panel, rows past whole panels and tiles. */
-#define TOKENS_MAX 261u
+#define TOKENS_MAX 269u
 #define X_EXTRA    3u /* x and y have strides of their own */
 
 struct product {
@@ -70,8 +70,22 @@ static const struct {
     uint64_t rows, cols;
     size_t tokens;
 } shapes[] = {
-    {16, 16, 1}, {5, 120, 2},   {40, 240, 3},  {33, 1920, 4},  {37, 1080, 5},         {71, 240, 6},
-    {9, 840, 7}, {50, 2160, 9}, {64, 256, 13}, {23, 1160, 24}, {40, 120, TOKENS_MAX},
+    {16, 16, 1},
+    {5, 120, 2},
+    {40, 240, 3},
+    {33, 1920, 4},
+    {37, 1080, 5},
+    {71, 240, 6},
+    {9, 840, 7},
+    {50, 2160, 9},
+    {64, 256, 13},
+    {23, 1160, 24},
+    {40, 120, TOKENS_MAX},
+    /* whole tiles and groups: what a variant may decode in registers, for few tokens and beside a panel */
+    {64, 2176, 5},
+    {20, 1056, 24},
+    {132, 1120, 31},
+    {36, 1120, 265},
 };
 
 /* The largest divisor-friendly number of columns a scheme can store. */
@@ -113,21 +127,21 @@ TEST(gemm, tokens_and_rows_may_be_cut_anywhere)
 {
     for (size_t c = 0; c < gemm_case_count; c++) {
         const struct scheme *scheme = &gemm_cases[c].scheme;
-        uint64_t rows = 150, cols = cols_for(scheme, 1200), each = scheme_row_multiple(scheme);
+        uint64_t rows = 152, cols = cols_for(scheme, 1216), each = scheme_row_multiple(scheme);
         struct matrix_coded m;
         struct product p;
         matrix_coded_make(&m, scheme, rows, cols, c);
-        product_make(&p, &m, 19, c);
+        product_make(&p, &m, 29, c);
         product_expect(&p, &m, 0, rows, false);
         for (size_t v = 0; v < kernel_count(); v++) {
             const struct kernel *k = kernel_at(v);
             struct err e = {0};
             if (!k->usable())
                 continue;
-            for (size_t tokens = 1; tokens <= 19; tokens += tokens) {
+            for (size_t tokens = 1; tokens <= 29; tokens += tokens) {
                 ct_case("%s, %s, %zu tokens", k->name, gemm_cases[c].name, tokens);
-                for (size_t t = 0; t < 19; t += tokens) {
-                    size_t some = 19 - t < tokens ? 19 - t : tokens;
+                for (size_t t = 0; t < 29; t += tokens) {
+                    size_t some = 29 - t < tokens ? 29 - t : tokens;
                     uint64_t cut = (t + 1) * 8 / each * each;
                     cut = cut < rows ? cut : 0;
                     EXPECT_OK(run(k, &m, &p, cut, rows - cut, t, some, false, &e), e);
@@ -239,8 +253,8 @@ TEST(gemm, a_weight_that_is_not_finite_is_refused_by_row_and_column)
             struct product p;
             matrix_coded_make(&m, &gemm_cases[bad->gemm_case].scheme, 72, 1280, 8);
             memcpy((uint8_t *)m.parts[bad->part] + bad->at * bad->bytes, &bad->bits, bad->bytes);
-            product_make(&p, &m, 9, 9);
-            for (size_t tokens = 1; k && tokens <= 9; tokens += 2) {
+            product_make(&p, &m, 33, 9);
+            for (size_t tokens = 1; k && tokens <= 33; tokens += 8) {
                 struct err e = {0};
                 ct_case("%s, %s, '%s', %zu tokens", k->name, gemm_cases[bad->gemm_case].name, bad->message, tokens);
                 EXPECT_FALSE(run(k, &m, &p, 0, 72, 0, tokens, false, &e));
