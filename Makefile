@@ -187,6 +187,12 @@ bench-quality: deps
 	$(AGAIN) $(QUERN)
 	@QUERN=$(QUERN) sh tests/bench/quality.sh
 
+# A layer of DeepSeek-V3's size through the forward pass: 11.5 GB of disk for some minutes.
+.PHONY: bench-layer
+bench-layer: deps
+	$(AGAIN) $(QUERN) $(BIN)/synthetic_checkpoint
+	@QUERN=$(QUERN) MAKE_CHECKPOINT=$(BIN)/synthetic_checkpoint sh tests/bench/layer.sh
+
 # llama.cpp's quantizer, which npm's node-llama-cpp carries, for `make bench` to be held against. None of it is kept.
 .PHONY: bench-peers
 bench-peers:
