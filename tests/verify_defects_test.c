@@ -14,6 +14,7 @@
 #define ROUTER    "model.layers.1.mlp.gate.weight"
 #define BIAS      "model.layers.1.mlp.gate.e_score_correction_bias"
 #define NORM      "model.layers.2.input_layernorm.weight"
+#define MTP_PROJ  "model.layers.4.eh_proj.weight"
 #define ATTENTION "model.layers.2.self_attn.o_proj.weight"
 
 /* ---- ways to spoil one ---- */
@@ -490,6 +491,28 @@ static void raise_bias(const char *dir)
     poke32(dir, BIAS, 2, 0x40A00000u); /* 5: every token goes to expert 2 */
 }
 
+/* Columns of the MTP layer's eh_proj, which nothing else reads: the hidden state's half takes the embedding's place. */
+static void mtp_halves_swapped(const char *dir)
+{
+    for (uint64_t row = 0; row < 256; row++) {
+        uint8_t halves[2][512];
+        bundle_peek(dir, MTP_PROJ, row * 1024, halves, sizeof halves);
+        bundle_poke(dir, MTP_PROJ, row * 1024, halves[1], sizeof halves[1]);
+        bundle_poke(dir, MTP_PROJ, row * 1024 + 512, halves[0], sizeof halves[0]);
+    }
+}
+
+static void fewer_mtp_positions(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->fingerprint->mtp_count--;
+}
+
+static void mtp_position_missing(const char *dir)
+{
+    bundle_edit_manifest(dir, fewer_mtp_positions);
+}
+
 static void strange_prompt(struct manifest *m, struct arena *a)
 {
     (void)a;
@@ -633,11 +656,14 @@ static const struct defect {
     {"fingerprint-off", fp8_scale_twice, BASE_FP8, HOW_REHASH | HOW_ASK},
     {"fingerprint-off", raise_bias, BASE_INT4, HOW_REHASH | HOW_ASK},
     {"router-flips", raise_bias, BASE_INT4, HOW_REHASH | HOW_ASK},
+    {"fingerprint-off", mtp_halves_swapped, BASE_INT4, HOW_REHASH | HOW_ASK},
+    {"fingerprint-failed", mtp_none, BASE_INT4, HOW_REHASH | HOW_ASK},
     {"fingerprint-failed", fp8_nan, BASE_FP8, HOW_REHASH | HOW_ASK},
     {"fingerprint-failed", value_nan, BASE_INT4, HOW_REHASH | HOW_ASK},
     {"fingerprint-missing", fingerprint_forgotten, BASE_INT4, HOW_PLAIN | HOW_ASK},
     {"manifest-malformed", prompt_past_vocabulary, BASE_INT4, HOW_PLAIN | HOW_ASK},
     {"manifest-malformed", position_missing, BASE_INT4, HOW_PLAIN | HOW_ASK},
+    {"manifest-malformed", mtp_position_missing, BASE_INT4, HOW_PLAIN | HOW_ASK},
     {"manifest-malformed", expert_past_count, BASE_INT4, HOW_PLAIN | HOW_ASK},
 };
 
@@ -801,6 +827,33 @@ TEST(verify_defects, bundles_of_every_kind_are_what_their_rows_say)
     arena_release(&a);
 }
 
+static void ask_no_mtp(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->fingerprint->mtp_count = 0;
+    m->fingerprint->routing_count--;
+}
+
+/* Bundles that were made before the MTP layer was asked are held to what they have. */
+TEST(verify_defects, a_fingerprint_without_the_mtp_layer_is_held_to_what_it_has)
+{
+    struct arena a = {0};
+    struct verification v;
+
+    ASSERT_TRUE(make_bases(&a));
+    const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
+    bundle_copy(bases[BASE_INT4], copy);
+    bundle_edit_manifest(copy, ask_no_mtp);
+    if (verify_dir(&v, copy, HOW_ASK)) {
+        EXPECT_EQ_U64(0, findings_count(&v.findings, SEVERITY_ERROR));
+        EXPECT_EQ_U64(FINGERPRINT_TOKENS * FINGERPRINT_TOP, v.fingerprint.logprobs);
+        EXPECT_EQ_U64(FINGERPRINT_TOKENS * 4 * 3, v.fingerprint.choices);
+        EXPECT_EQ_U64(0, v.fingerprint.mtp_positions);
+        verify_release(&v);
+    }
+    arena_release(&a);
+}
+
 /* And nothing is found in what was just made, but what engines would rather have otherwise. */
 TEST(verify_defects, a_good_bundle_has_none)
 {
@@ -816,9 +869,9 @@ TEST(verify_defects, a_good_bundle_has_none)
             EXPECT_TRUE(strncmp("engine-", rule_get(v.findings.items[i].rule)->id, 7) == 0);
         EXPECT_EQ_U64(v.manifest.row_count, v.derived.rows);
         EXPECT_EQ_U64(v.manifest.row_count, v.derived.exact);
-        EXPECT_EQ_U64(FINGERPRINT_TOKENS * FINGERPRINT_TOP, v.fingerprint.logprobs);
+        EXPECT_EQ_U64((2 * FINGERPRINT_TOKENS - 1) * FINGERPRINT_TOP, v.fingerprint.logprobs);
         EXPECT_TRUE(v.fingerprint.delta_max < 1e-5); /* five digits are recorded */
-        EXPECT_EQ_U64(FINGERPRINT_TOKENS * 4 * 3, v.fingerprint.choices);
+        EXPECT_EQ_U64(FINGERPRINT_TOKENS * 4 * 3 + (FINGERPRINT_TOKENS - 1) * 4, v.fingerprint.choices);
         EXPECT_EQ_U64(0, v.fingerprint.flips);
         verify_release(&v);
     }

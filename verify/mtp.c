@@ -127,6 +127,11 @@ static bool join_all(struct forward *f, const struct mtp_batch *m, const struct 
     return true;
 }
 
+bool forward_has_mtp(const struct forward *f)
+{
+    return f->mtp_error.code == ERR_NONE;
+}
+
 bool forward_mtp(struct forward *f, const struct mtp_batch *m, const struct stream *last, struct stream *out,
                  const struct observer *o, struct err *e)
 {

@@ -16,6 +16,8 @@ struct mtp_batch {
 void mtp_batch_init(struct mtp_batch *m, const struct batch *b);
 void mtp_batch_release(struct mtp_batch *m);
 
+/* Whether forward_mtp can run: the checkpoint has an MTP layer, and all that it needs. */
+bool forward_has_mtp(const struct forward *f);
 /* The whole MTP pass: forward_begin is about m->batch afterwards. last: the main layers' output for the main batch. out
  * is opened, [m->batch.tokens][hidden], for forward_mtp_logits; the caller closes it. */
 bool forward_mtp(struct forward *f, const struct mtp_batch *m, const struct stream *last, struct stream *out,
