@@ -8,8 +8,6 @@
 #include "quant/transform.h"
 #include "verify/forward_private.h"
 
-/* DeepSeek-V3's code and transformers make these two norms without passing rms_norm_eps on. */
-#define MLA_NORM_EPS 1e-6
 /* What a V3.2 config without index_topk means. */
 #define INDEX_TOPK 2048u
 /* Outputs of routed experts that are held at once help no further. */

@@ -30,6 +30,10 @@
 #include "verify/batch.h"
 #include "verify/stream.h"
 
+/* Of q_a_layernorm and kv_a_layernorm: DeepSeek-V3's code and transformers make these two without passing rms_norm_eps
+ * on. */
+#define MLA_NORM_EPS 1e-6
+
 /* What to round as another program would, to see how far rounding alone carries. */
 enum emulate {
     EMULATE_NONE,
@@ -42,7 +46,7 @@ struct forward_options {
     uint64_t memory_bytes; /* 0: half of the machine's */
     uint64_t caller_bytes; /* of these, what the caller takes itself */
     enum emulate emulate;
-    double mla_norm_eps;     /* of q_a_layernorm and kv_a_layernorm; 0: 1e-6, whatever rms_norm_eps is */
+    double mla_norm_eps;     /* 0: MLA_NORM_EPS, whatever rms_norm_eps is */
     const char *scratch_dir; /* NULL: $TMPDIR, or /var/tmp */
 };
 
