@@ -158,6 +158,7 @@ static void list_layer(struct pipeline *p, uint64_t layer, uint64_t tokens)
     p->any_expert = false;
     memset(p->linear, 0, sizeof p->linear);
     memset(p->experts, 0, plan->source->arch.experts * sizeof *p->experts);
+    memset(p->most, 0, plan->source->arch.experts * sizeof *p->most);
     for (size_t i = 0; i < plan->weight_count; i++) {
         const struct tensor_id *id = &plan->weights[i]->id;
         bool calibrated = p->out->rows[i].calibrated;
@@ -188,11 +189,26 @@ static bool sync_shards(struct pipeline *p, struct err *e)
     return true;
 }
 
+/* What is known when all tokens have gone through the layer. */
+static void note_most(struct pipeline *p, const struct tensor_id *id, struct calibrated_result *c)
+{
+    c->input_most = pipeline_input_most(p, id->role);
+    if (id->role != ROLE_EXPERT_DOWN)
+        return;
+    c->input_most = p->most[id->expert].act;
+    c->output_most = p->most[id->expert].out;
+}
+
 static void journal_rows(struct pipeline *p)
 {
-    for (size_t i = 0; i < p->plan->weight_count; i++)
-        if (p->out->rows[i].calibrated && p->plan->weights[i]->id.layer == (int64_t)p->layer)
-            journal_calibrated(p->journal, i, &p->result->calibrated[i], &p->result->errors[i]);
+    for (size_t i = 0; i < p->plan->weight_count; i++) {
+        const struct tensor_id *id = &p->plan->weights[i]->id;
+        struct calibrated_result *c = &p->result->calibrated[i];
+        if (!p->out->rows[i].calibrated || id->layer != (int64_t)p->layer)
+            continue;
+        note_most(p, id, c);
+        journal_calibrated(p->journal, i, c, &p->result->errors[i]);
+    }
     journal_layer(p->journal, p->layer);
 }
 
@@ -223,6 +239,7 @@ static struct observer begin_layer(struct pipeline *p, uint64_t layer, uint64_t 
         .input = pipeline_on_input,
         .linear = any_linear(p) ? pipeline_on_linear : NULL,
         .expert = p->any_expert ? pipeline_on_expert : NULL,
+        .made = p->any_expert ? pipeline_on_made : NULL,
     };
 }
 
@@ -358,6 +375,7 @@ bool pipeline_run(struct plan *plan, size_t output, const struct pipeline_option
         .kernel = kernel_get(),
         .files = mem_alloc(plan->outputs[output].shard_count * sizeof *p.files),
         .experts = mem_alloc((plan->source->arch.experts + 1) * sizeof *p.experts),
+        .most = mem_alloc((plan->source->arch.experts + 1) * sizeof *p.most),
     };
     bool ok = is_whole(&p);
 
@@ -376,6 +394,7 @@ done:
     mem_free(p.scratch);
     mem_free(p.held);
     mem_free(p.experts);
+    mem_free(p.most);
     mem_free(p.files);
     pthread_mutex_destroy(&p.lock);
     return ok;
