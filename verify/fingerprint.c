@@ -110,7 +110,7 @@ static struct batch batch_of(const uint32_t *ids, size_t count, struct sequence 
 
 bool fingerprint_cost(struct fingerprint_cost *cost, const struct source *s, unsigned threads, struct err *e)
 {
-    struct forward_options options = {.threads = threads};
+    struct forward_options options = {.threads = threads, .by_slices = true};
     struct forward *f = NULL;
     struct sequence sequence;
     uint32_t ids[FINGERPRINT_TOKENS];
@@ -227,7 +227,7 @@ static bool take_log_sums(struct asking *k, struct err *e)
 /* Opening is apart: what fails there cannot be asked at all. */
 static bool open_pass(struct asking *k, const struct fingerprint_options *o, struct err *e)
 {
-    struct forward_options options = {.threads = o->threads, .memory_bytes = o->memory_bytes};
+    struct forward_options options = {.threads = o->threads, .memory_bytes = o->memory_bytes, .by_slices = true};
 
     k->batch = batch_of(k->ids, k->count, &k->sequence);
     return forward_open(&k->f, k->s, &options, e) && forward_begin(k->f, &k->batch, e);
