@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "convert/coverage.h"
 #include "convert/summary.h"
 #include "formats/base/units.h"
 #include "formats/json.h"
@@ -74,7 +75,7 @@ void plan_print(const struct plan *p, size_t output, const struct proof *proof, 
            bytes_text((double)size->total_bytes, memory));
     printf("disk     %s at the peak, in '%s'\n", bytes_text((double)disk_bytes, bytes), o->dir);
     printf("time     about %s\n", seconds_text(estimate->seconds, time));
-    if (p->report)
+    if (p->report && output == 0)
         printf("\n%s", p->report);
     arena_release(&a);
 }
@@ -110,6 +111,15 @@ static void put_shards(struct json_writer *w, const struct plan_output *o, const
         w->compact = false;
     }
     json_end(w, ']');
+}
+
+static void put_coverage(struct json_writer *w, struct arena *a, const struct plan *p, const struct plan_output *o,
+                         const struct run_result *result)
+{
+    struct coverage coverage;
+
+    coverage_make(&coverage, a, p, o, result);
+    coverage_json(&coverage, w, p, o, result);
 }
 
 static void put_proof(struct json_writer *w, const struct proof *proof)
@@ -154,8 +164,10 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
         put_row(&w, &s.rows[i], result != NULL);
     json_end(&w, ']');
     put_shards(&w, o, result);
-    if (p->report_json)
-        json_put_raw(&w, "repack", p->report_json);
+    if (result && result->calibrated)
+        put_coverage(&w, &a, p, o, result);
+    if (p->report_json && output == 0)
+        json_put_raw(&w, p->report_name, p->report_json);
     json_begin_array(&w, "dropped");
     for (size_t i = 0; i < o->drop_count; i++)
         json_put_string(&w, NULL, o->drops[i].name);
