@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "formats/base/pool.h"
-#include "quant/transform.h"
+#include "verify/weight_slices.h"
 #include "verify/weights_judge.h"
 
 /* Elements of a chunk where rows allow it: 4 MB as float32, big enough that a read costs no seek. */
@@ -102,31 +102,6 @@ static void add_chunk(struct diff *d, size_t weight, uint64_t row, uint64_t coun
     d->chunks[d->chunk_count++] = (struct chunk){.weight = (uint32_t)weight, .row = row, .count = count};
 }
 
-static uint64_t least_common_multiple(uint64_t a, uint64_t b)
-{
-    uint64_t x = a, y = b;
-
-    while (y != 0) {
-        uint64_t r = x % y;
-        x = y;
-        y = r;
-    }
-    return a / x * b;
-}
-
-static size_t slice_bytes(const struct weight *w, uint64_t row, uint64_t count)
-{
-    size_t total = 0;
-
-    for (size_t p = 0; p < PART_COUNT; p++) {
-        uint64_t offset = 0, bytes = 0;
-        if (w->parts[p])
-            scheme_slice(&w->stored, (enum part)p, w->rows, w->cols, row, count, &offset, &bytes);
-        total += round_up(bytes);
-    }
-    return total;
-}
-
 static void grow_to(size_t *most, size_t bytes)
 {
     if (bytes > *most)
@@ -137,23 +112,20 @@ static bool cut_numbers(struct diff *d, size_t index, struct err *e)
 {
     const struct weight_diff *w = &d->out->items[index];
     uint64_t cols = w->ref->cols, rows = w->ref->rows;
-    uint64_t step = least_common_multiple(scheme_row_multiple(&w->ref->stored), scheme_row_multiple(&w->cand->stored));
+    uint64_t multiple = weight_slices_multiple(&w->ref->stored, &w->cand->stored);
+    uint64_t step = weight_slices_rows(rows, cols, multiple, CHUNK_ELEMS);
 
     if (rows == 0 || cols == 0)
         return true;
-    if (step > rows)
-        step = rows;
     if (cols > ROW_ELEMS_MAX || step * cols > ROW_ELEMS_MAX)
         return err_set(e, ERR_LIMIT, "'%s': %" PRIu64 " rows of %" PRIu64 " columns at a time are past the limit of %u",
                        w->name, step, cols, ROW_ELEMS_MAX);
-    if (step * cols < CHUNK_ELEMS)
-        step *= CHUNK_ELEMS / (step * cols);
     for (uint64_t row = 0; row < rows; row += step) {
         uint64_t count = rows - row < step ? rows - row : step;
         add_chunk(d, index, row, count);
         grow_to(&d->x_elems, count * cols);
         for (size_t s = 0; s < 2; s++)
-            grow_to(&d->in_bytes[s], slice_bytes(side_of(w, s), row, count));
+            grow_to(&d->in_bytes[s], weight_slices_bytes(&side_of(w, s)->stored, rows, cols, row, count));
     }
     for (size_t s = 0; s < 2; s++)
         grow_to(&d->decode_bytes, decode_scratch_bytes(&side_of(w, s)->stored, cols));
@@ -218,19 +190,7 @@ static bool read_slices(const struct diff *d, size_t side, const struct chunk *c
 {
     const struct weight *w = side_of(&d->out->items[c->weight], side);
 
-    *slices = (struct slices){0};
-    for (size_t p = 0; p < PART_COUNT; p++) {
-        uint64_t offset = 0, bytes = 0;
-        if (!w->parts[p] || p == PART_SHAPE)
-            continue;
-        scheme_slice(&w->stored, (enum part)p, w->rows, w->cols, c->row, c->count, &offset, &bytes);
-        if (!checkpoint_read(&d->side[side]->checkpoint, w->parts[p], offset, to, bytes, e))
-            return false;
-        slices->part[p] = to;
-        to += round_up(bytes);
-        *read_bytes += bytes;
-    }
-    return true;
+    return weight_slices_read(&d->side[side]->checkpoint, w, c->row, c->count, to, slices, read_bytes, e);
 }
 
 static bool decode(const struct diff *d, size_t side, const struct chunk *c, const struct slices *in, float *x,
