@@ -175,21 +175,26 @@ struct heads {
     struct context *contexts;       /* of the group */
 };
 
+struct attend attend_of(const struct forward *f)
+{
+    return (struct attend){
+        .crew = &f->crew,
+        .rope = &f->rope,
+        .heads = f->arch->heads,
+        .nope_dim = f->arch->qk_nope_dim,
+        .rope_dim = f->arch->qk_rope_dim,
+        .v_dim = f->arch->v_dim,
+        .query_width = query_width(f),
+        .latent_width = f->arch->kv_lora_rank,
+    };
+}
+
 static void heads_place(struct heads *h, const struct forward *f, const struct layer_weights *l, size_t group,
                         size_t longest, struct scratch *s)
 {
     const struct arch *a = f->arch;
 
-    h->attend = (struct attend){
-        .crew = &f->crew,
-        .rope = &f->rope,
-        .heads = a->heads,
-        .nope_dim = a->qk_nope_dim,
-        .rope_dim = a->qk_rope_dim,
-        .v_dim = a->v_dim,
-        .query_width = query_width(f),
-        .latent_width = a->kv_lora_rank,
-    };
+    h->attend = attend_of(f);
     place_matrix(&h->q_b, l->q_b, s);
     place_matrix(&h->kv_b, l->kv_b, s);
     h->q_rows = place_floats(s, l->q_b->rows, l->q_b->cols);
