@@ -48,6 +48,12 @@ static bool builtin_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s
     return ok;
 }
 
+void fingerprint_prompt(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s)
+{
+    if (!builtin_ids(ids, s))
+        seeded_ids(ids, s->arch.vocab_size);
+}
+
 /* ---- what it takes ---- */
 
 /* The share of a layer's experts that `tokens` tokens choose, were they to choose evenly. */
@@ -65,7 +71,7 @@ static bool is_routed(enum role role)
     return role == ROLE_EXPERT_GATE || role == ROLE_EXPERT_UP || role == ROLE_EXPERT_DOWN;
 }
 
-static uint64_t weight_read_bytes(const struct source *s, const struct weight *w, size_t tokens)
+uint64_t fingerprint_weight_bytes(const struct source *s, const struct weight *w, size_t tokens)
 {
     uint64_t bytes = 0;
 
@@ -88,7 +94,7 @@ static uint64_t *read_bytes_of(const struct source *s, size_t tokens, uint64_t *
         const struct weight *w = &s->weights.items[i];
         if (w->id.role == ROLE_UNKNOWN || (w->id.layer >= 0 && (uint64_t)w->id.layer >= layers))
             continue;
-        uint64_t one = weight_read_bytes(s, w, tokens);
+        uint64_t one = fingerprint_weight_bytes(s, w, tokens);
         bytes[w->id.layer < 0 ? layers : (uint64_t)w->id.layer] += one;
         *total += one;
     }
@@ -264,8 +270,7 @@ bool fingerprint_make(struct manifest_fingerprint **out, struct arena *a, const 
     struct sequence sequence;
     struct batch b;
 
-    if (!builtin_ids(ids, s))
-        seeded_ids(ids, s->arch.vocab_size);
+    fingerprint_prompt(ids, s);
     bool ok = open_pass(&k, o, &b, &sequence, e) && ask(&k, o, e);
     if (ok) {
         *out = arena_alloc(a, sizeof **out);
