@@ -84,6 +84,7 @@ struct pipeline_options calibration_pipeline(const struct calibration *c, unsign
         .batch = &c->corpus.batch,
         .propagate = strcmp(c->propagate, "on") == 0,
         .min_tokens = c->min_tokens,
+        .save_seconds = c->save_seconds,
         .starved_fails = strcmp(c->on_starved, "fail") == 0,
     };
 }

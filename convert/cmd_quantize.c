@@ -6,6 +6,7 @@ static struct calibration calibration = {
     .propagate = "on",
     .on_starved = "warn",
     .min_tokens = CALIBRATION_MIN_TOKENS,
+    .save_seconds = CALIBRATION_SAVE,
 };
 static struct conversion options = {.shard_bytes = CONVERSION_SHARD_BYTES, .calibration = &calibration};
 static const char *recipe_name;
@@ -22,6 +23,8 @@ static const struct opt opts[] = {
      "let each layer see the rounded layers before it (on)", 0, 0},
     {"min-tokens", 0, OPT_U64, &calibration.min_tokens, "N", "call an expert with fewer tokens starved (32)", 0, 0},
     {"on-starved", 0, OPT_STRING, &calibration.on_starved, "warn|fail", "what a starved expert means (warn)", 0, 0},
+    {"save-every", 0, OPT_U64, &calibration.save_seconds, "SECONDS",
+     "make a calibrated run's layers durable after so much work (30; 0: each)", 0, UINT32_MAX},
     CONVERSION_OPTS(options),
     {0},
 };

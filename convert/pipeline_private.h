@@ -7,6 +7,7 @@
 
 #include "convert/calibrated_result.h"
 #include "convert/journal.h"
+#include "convert/layer_rows.h"
 #include "convert/pipeline.h"
 #include "convert/shard_file.h"
 #include "quant/calibrated.h"
@@ -51,6 +52,8 @@ struct pipeline {
     struct shard_file *files; /* [shard_count] */
     unsigned threads;
     const struct kernel *kernel;
+    struct layer_rows index; /* MTP's layer included */
+    double saved_at;         /* on the monotonic clock: what was done until then is durable */
 
     pthread_mutex_t lock;
 

@@ -26,7 +26,7 @@ static uint64_t least_memory(struct made *m, const struct forward_options *o, co
     return bytes;
 }
 
-TEST(forward, threads_and_memory_change_no_bit)
+TEST(forward, threads_memory_and_slices_change_no_bit)
 {
     static const char *const kinds[] = {"fp8", "v2-lite", "int4"};
     static const enum emulate emulations[] = {EMULATE_NONE, EMULATE_BF16, EMULATE_FP8_ACTIVATIONS};
@@ -41,11 +41,13 @@ TEST(forward, threads_and_memory_change_no_bit)
         made_open(&m);
         struct batch b = made_batch(&m);
         ASSERT_OK(made_run(&m, &first, &b, NULL, &want_hidden, &want, &e), e);
-        for (size_t j = 0; j < 6; j++) {
-            struct forward_options o = {.threads = (unsigned[]){2, 7, 1, 2, 7, 3}[j], .emulate = emulations[i]};
-            if (j >= 2)
-                o.memory_bytes = least_memory(&m, &o, &b) + (j >= 4 ? 60000 * (j - 3) : 0);
-            ct_case("%s, %u threads, %llu bytes", kinds[i], o.threads, (unsigned long long)o.memory_bytes);
+        for (size_t j = 0; j < 9; j++) {
+            struct forward_options o = {
+                .threads = (unsigned[]){2, 7, 1, 2, 7, 3, 1, 7, 2}[j], .emulate = emulations[i], .by_slices = j >= 6};
+            if (j >= 2 && j <= 7)
+                o.memory_bytes = least_memory(&m, &o, &b) + (j == 4 || j == 5 ? 60000 * (j - 3) : 0);
+            ct_case("%s, %u threads, %llu bytes%s", kinds[i], o.threads, (unsigned long long)o.memory_bytes,
+                    o.by_slices ? ", by slices" : "");
             ASSERT_OK(made_run(&m, &o, &b, NULL, &hidden, &logits, &e), e);
             EXPECT_MEM_EQ(want_hidden, hidden, b.tokens * m.arch.hidden_size * sizeof *hidden);
             EXPECT_MEM_EQ(want, logits, b.tokens * m.arch.vocab_size * sizeof *logits);

@@ -109,7 +109,7 @@ static struct batch batch_of(const uint32_t *ids, size_t count, struct sequence 
 
 bool fingerprint_cost(struct fingerprint_cost *cost, const struct source *s, unsigned threads, struct err *e)
 {
-    struct forward_options options = {.threads = threads};
+    struct forward_options options = {.threads = threads, .by_slices = true};
     struct forward *f = NULL;
     struct sequence sequence;
     uint32_t ids[FINGERPRINT_TOKENS];
@@ -197,7 +197,7 @@ static bool take_log_sums(struct asking *k, struct err *e)
 static bool open_pass(struct asking *k, const struct fingerprint_options *o, struct batch *b, struct sequence *sequence,
                       struct err *e)
 {
-    struct forward_options options = {.threads = o->threads, .memory_bytes = o->memory_bytes};
+    struct forward_options options = {.threads = o->threads, .memory_bytes = o->memory_bytes, .by_slices = true};
 
     *b = batch_of(k->ids, k->count, sequence);
     return forward_open(&k->f, k->s, &options, e) && forward_begin(k->f, b, e);

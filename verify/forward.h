@@ -42,6 +42,9 @@ struct forward_options {
     uint64_t memory_bytes; /* 0: half of the machine's */
     uint64_t caller_bytes; /* of these, what the caller takes itself */
     enum emulate emulate;
+    /* For few tokens: matrices are read by slices of rows where they are used, so that none is ever whole in memory.
+     * Observers may then have routing alone, there is no forward_step, and what does not fit a chunk is read again. */
+    bool by_slices;
     double mla_norm_eps;     /* of q_a_layernorm and kv_a_layernorm; 0: 1e-6, whatever rms_norm_eps is */
     const char *scratch_dir; /* NULL: $TMPDIR, or /var/tmp */
 };

@@ -65,7 +65,8 @@ struct matrix_place {
     void *memory;
     struct matrix matrix;
 };
-void place_matrix(struct matrix_place *p, const struct weight *w, struct scratch *s);
+/* By slices: takes and loads nothing. */
+void place_matrix(const struct forward *f, struct matrix_place *p, const struct weight *w, struct scratch *s);
 bool load_matrix(const struct forward *f, struct matrix_place *p, struct err *e) CHECKED;
 struct vector_place {
     const struct weight *weight;

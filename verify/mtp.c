@@ -57,7 +57,7 @@ static void join_place(struct join *j, const struct forward *f, const struct str
     place_vector(&j->norm, f->top.norm, s);
     place_vector(&j->embed_norm, f->mtp.embed_norm, s);
     place_vector(&j->hidden_norm, f->mtp.hidden_norm, s);
-    place_matrix(&j->proj, f->mtp.proj, s);
+    place_matrix(f, &j->proj, f->mtp.proj, s);
     j->hidden = place_floats(s, chunk, d);
     j->embedded = place_floats(s, chunk, d);
     j->joined = place_floats(s, chunk, 2 * d);

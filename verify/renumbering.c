@@ -112,8 +112,10 @@ static void pass_batch(struct pass *p, size_t copies)
 static bool pass_open(struct pass *p, const struct source *s, size_t copies, const uint32_t ids[TOKENS],
                       const struct fingerprint_options *o, struct err *e)
 {
-    struct forward_options options = {
-        .threads = o->threads, .memory_bytes = o->memory_bytes, .caller_bytes = record_bytes(&s->arch)};
+    struct forward_options options = {.threads = o->threads,
+                                      .memory_bytes = o->memory_bytes,
+                                      .caller_bytes = record_bytes(&s->arch),
+                                      .by_slices = true};
 
     p->s = s;
     pass_batch(p, copies);
@@ -410,7 +412,7 @@ bool renumbering_cost(struct fingerprint_cost *cost, const struct source *before
 
     *cost = (struct fingerprint_cost){0};
     for (size_t i = 0; i < 2; i++) {
-        struct forward_options options = {.threads = threads};
+        struct forward_options options = {.threads = threads, .by_slices = true};
         struct pass p = {.s = both[i]};
         pass_batch(&p, i + 1);
         if (!forward_open(&p.f, both[i], &options, e))
