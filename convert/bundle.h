@@ -15,7 +15,6 @@ struct bundle_options {
     const char *base_model; /* for the card's front matter, or NULL */
     struct proof *proofs;   /* one for each output; NULL: no fingerprint, and no word about it */
     struct fingerprint_options fingerprint;
-    uint64_t min_tokens; /* of a calibrated output: fewer is starved */
 };
 
 /* config.json of one output, checked before the first byte is converted: what cannot be said there is refused early. */

@@ -132,14 +132,13 @@ static void print_output(const struct plan *p, size_t output, const struct run_r
     arena_release(&a);
 }
 
-static void print_coverage(const struct conversion *c, const struct plan *p, const struct plan_output *o,
-                           const struct run_result *result)
+static void print_coverage(const struct plan *p, const struct plan_output *o, const struct run_result *result)
 {
     struct arena a = {0};
     struct buf out = {0};
     struct coverage coverage;
 
-    coverage_make(&coverage, &a, p, o, result, c->calibration->min_tokens);
+    coverage_make(&coverage, &a, p, o, result);
     coverage_print(&coverage, &out);
     printf("\n%s\n", out.data);
     buf_release(&out);
@@ -156,7 +155,7 @@ static void print_results(const struct conversion *c, const struct plan *p, cons
             plan_print_json(p, o, &results[o], proof, NULL, NULL, 0);
         else {
             if (results[o].calibrated)
-                print_coverage(c, p, &p->outputs[o], &results[o]);
+                print_coverage(p, &p->outputs[o], &results[o]);
             print_output(p, o, &results[o], proof);
         }
     }
@@ -299,7 +298,6 @@ static bool run_and_publish(const struct conversion *c, struct plan *p, struct w
         .fingerprint = {.threads = (unsigned)c->threads,
                         .memory_bytes = c->memory_bytes > 0 ? c->memory_bytes - w->fixed_bytes : 0,
                         .quiet = c->quiet},
-        .min_tokens = c->calibration ? c->calibration->min_tokens : 0,
     };
     struct progress *progress = progress_new(c->doing ? c->doing : "converting",
                                              p->read_bytes + p->write_bytes + calibrated_bytes_of(p), c->quiet);

@@ -167,6 +167,7 @@ static void list_layer(struct pipeline *p, uint64_t layer, uint64_t tokens)
     p->any_expert = false;
     memset(p->linear, 0, sizeof p->linear);
     memset(p->experts, 0, plan->source->arch.experts * sizeof *p->experts);
+    memset(p->most, 0, plan->source->arch.experts * sizeof *p->most);
     for (size_t k = p->index.begin[layer]; k < p->index.begin[layer + 1]; k++) {
         size_t i = p->index.rows[k];
         const struct tensor_id *id = &plan->weights[i]->id;
@@ -226,11 +227,26 @@ static bool save_layers(struct pipeline *p, const struct stream *after, struct e
     return true;
 }
 
+/* What is known when all tokens have gone through the layer. */
+static void note_most(struct pipeline *p)
+{
+    for (size_t k = p->index.begin[p->layer]; k < p->index.begin[p->layer + 1]; k++) {
+        size_t i = p->index.rows[k];
+        const struct tensor_id *id = &p->plan->weights[i]->id;
+        struct calibrated_result *c = &p->result->calibrated[i];
+        if (!p->out->rows[i].calibrated)
+            continue;
+        c->input_most = id->role == ROLE_EXPERT_DOWN ? p->most[id->expert].act : pipeline_input_most(p, id->role);
+        c->output_most = id->role == ROLE_EXPERT_DOWN ? p->most[id->expert].out : 0;
+    }
+}
+
 /* A save costs a sync and a file as large as the hidden state, so that short layers share one. */
 static bool finish_layer(struct pipeline *p, const struct stream *after, struct err *e)
 {
     bool last = p->layer + 1 >= p->plan->source->arch.layers;
 
+    note_most(p);
     if (!last && !signal_cancelled() && now_seconds() - p->saved_at < (double)p->options->save_seconds)
         return true;
     return save_layers(p, after, e);
@@ -249,6 +265,7 @@ static struct observer begin_layer(struct pipeline *p, uint64_t layer, uint64_t 
         .input = pipeline_on_input,
         .linear = any_linear(p) ? pipeline_on_linear : NULL,
         .expert = p->any_expert ? pipeline_on_expert : NULL,
+        .made = p->any_expert ? pipeline_on_made : NULL,
     };
 }
 
@@ -384,6 +401,7 @@ bool pipeline_run(struct plan *plan, size_t output, const struct pipeline_option
         .kernel = kernel_get(),
         .files = mem_alloc(plan->outputs[output].shard_count * sizeof *p.files),
         .experts = mem_alloc((plan->source->arch.experts + 1) * sizeof *p.experts),
+        .most = mem_alloc((plan->source->arch.experts + 1) * sizeof *p.most),
     };
     bool ok = is_whole(&p);
 
@@ -405,6 +423,7 @@ done:
     mem_free(p.scratch);
     mem_free(p.held);
     mem_free(p.experts);
+    mem_free(p.most);
     mem_free(p.files);
     pthread_mutex_destroy(&p.lock);
     return ok;

@@ -79,6 +79,18 @@ bool pipeline_on_expert(void *ctx, unsigned worker, const struct expert_call *c,
     return round_expert(p, &p->rooms[worker], p->experts[c->expert], c, mlp, e);
 }
 
+void pipeline_on_made(void *ctx, const struct expert_made *m)
+{
+    struct pipeline *p = ctx;
+    struct expert_most *most = &p->most[m->expert];
+    float act = p->kernel->absmax(m->act, m->tokens * m->inner), out = p->kernel->absmax(m->out, m->tokens * m->hidden);
+
+    pthread_mutex_lock(&p->lock);
+    most->act = act > most->act ? act : most->act;
+    most->out = out > most->out ? out : most->out;
+    pthread_mutex_unlock(&p->lock);
+}
+
 /* ---- experts that no token reached ---- */
 
 static bool silent_expert(struct pipeline *p, uint64_t expert, struct err *e)

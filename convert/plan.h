@@ -106,6 +106,7 @@ struct plan {
     const char *report_json;               /* the same, a value for the member "repack" of their JSON */
     const struct renumbering *renumbering; /* of routed experts; NULL: they keep their numbers */
     const char *calibration; /* what the calibrated rows depend on beside recipe and source, in words; NULL: none are */
+    uint64_t min_tokens;     /* of calibrated ones: an expert that fewer reached is starved */
     struct plan_output *outputs;
     size_t output_count;
     struct job *jobs;

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "convert/coverage.h"
 #include "convert/summary.h"
 #include "formats/base/units.h"
 #include "formats/json.h"
@@ -147,6 +148,15 @@ static void put_shards(struct json_writer *w, const struct plan_output *o, const
     json_end(w, ']');
 }
 
+static void put_coverage(struct json_writer *w, struct arena *a, const struct plan *p, const struct plan_output *o,
+                         const struct run_result *result)
+{
+    struct coverage coverage;
+
+    coverage_make(&coverage, a, p, o, result);
+    coverage_json(&coverage, w, p, o, result);
+}
+
 static void put_proof(struct json_writer *w, const struct proof *proof)
 {
     json_begin_object(w, "fingerprint");
@@ -219,6 +229,8 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
         put_row(&w, &s.rows[i], result != NULL);
     json_end(&w, ']');
     put_shards(&w, o, result);
+    if (result && result->calibrated)
+        put_coverage(&w, &a, p, o, result);
     if (p->report_json)
         json_put_raw(&w, "repack", p->report_json);
     json_begin_array(&w, "dropped");

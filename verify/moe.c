@@ -192,6 +192,16 @@ static size_t expert_tokens(const struct moe *m, size_t expert)
     return m->start[expert + 1] - m->start[expert];
 }
 
+static void show_made(const struct moe *m, const struct expert_call *call, const float *act, const float *out,
+                      size_t count)
+{
+    const struct observer *o = m->run->observer;
+    struct expert_made made = {call->layer, call->expert, count, m->width, m->run->f->arch->hidden_size, act, out};
+
+    if (o->made)
+        o->made(o->ctx, &made);
+}
+
 /* Entries [begin, end) of the lists, at most a block, all of one expert. */
 static bool run_block(const struct moe *m, const struct matrix mlp[MLP_PARTS], const struct expert_call *call,
                       size_t begin, size_t end, unsigned worker, struct err *e)
@@ -206,7 +216,10 @@ static bool run_block(const struct moe *m, const struct matrix mlp[MLP_PARTS], c
         !worker_linear(c, worker, &mlp[MLP_UP], w->x, count, w->up, e))
         return false;
     crew_silu_mul(c, w->gate, w->up, count * m->width);
-    return worker_linear(c, worker, &mlp[MLP_DOWN], w->gate, count, out, e);
+    if (!worker_linear(c, worker, &mlp[MLP_DOWN], w->gate, count, out, e))
+        return false;
+    show_made(m, call, w->gate, out, count);
+    return true;
 }
 
 /* As stored, then as the observer would have it. */
