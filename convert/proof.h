@@ -21,8 +21,8 @@ struct proof {
     const char *why_not; /* why there is none, as quern.json says it; NULL: there will be one */
     struct fingerprint_cost cost;
 
-    const struct renumbering *renumbering; /* the plan's; NULL: experts keep their numbers, and the rest is unused */
-    const char *why_unproved;              /* why it is not proved; NULL: it will be */
+    const struct expert_numbers *renumbering; /* the plan's; NULL: experts keep their numbers, and the rest is unused */
+    const char *why_unproved;                 /* why it is not proved; NULL: it will be */
     struct fingerprint_cost renumbering_cost;
     struct renumbering_proof proved; /* once it is; positions 0: not yet */
 };

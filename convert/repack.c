@@ -287,12 +287,12 @@ static void add_report(struct job_facts *j, const struct repack_facts *facts)
 /* What the proof at the end holds the result's choices against. */
 static void add_renumbering(struct job_facts *j)
 {
-    struct renumbering *r = arena_alloc(&j->plan.arena, sizeof *r);
+    struct expert_numbers *r = arena_alloc(&j->plan.arena, sizeof *r);
     const uint32_t **was = arena_array(&j->plan.arena, (size_t)arch_layers_stored(&j->source.arch), sizeof *was);
 
     for (size_t i = 0; i < j->orders.count; i++)
         was[j->orders.items[i].layer] = j->orders.items[i].experts;
-    *r = (struct renumbering){
+    *r = (struct expert_numbers){
         .layers = arch_layers_stored(&j->source.arch), .experts = j->source.arch.experts, .was = was};
     j->plan.renumbering = r;
 }

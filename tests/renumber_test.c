@@ -86,7 +86,7 @@ static void expect_choices(const struct repacked *r, const struct source *own, c
 static bool prove(const struct repacked *r, const char *dir, struct renumbering_proof *p, struct err *e)
 {
     const uint32_t *was[8] = {0};
-    struct renumbering map = {.layers = arch_layers_stored(&r->source.arch), .experts = 16, .was = was};
+    struct expert_numbers map = {.layers = arch_layers_stored(&r->source.arch), .experts = 16, .was = was};
     struct fingerprint_options o = {.threads = 2, .quiet = true};
     struct source own = {0};
 
@@ -181,6 +181,46 @@ TEST(renumbering, what_is_another_function_is_named)
         repacked_close(&r);
         arena_release(&a);
     }
+}
+
+/* Bit i of the result: the numbers of layer 1 + i are found, and are those that the order gave. */
+static unsigned found_layers(const struct repacked *r, const char *dir)
+{
+    struct expert_numbers n;
+    struct source own = {0};
+    struct arena a = {0};
+    struct err e = {0};
+    unsigned found = 0;
+
+    EXPECT_OK(source_open(&own, dir, true, &e) && expert_numbers_find(&n, &a, &r->source, &own, &e), e);
+    for (size_t i = 0; e.code == ERR_NONE && i < r->orders.count; i++) {
+        const struct expert_order *order = &r->orders.items[i];
+        const uint32_t *was = expert_numbers_of(&n, order->layer);
+        found |= (unsigned)(was && memcmp(was, order->experts, 16 * sizeof *was) == 0) << i;
+    }
+    source_close(&own);
+    arena_release(&a);
+    return found;
+}
+
+TEST(expert_numbers, rows_of_the_router_tell_and_one_that_differs_is_another_router)
+{
+    struct repack_case c = {.order = {.kind = ORDER_HOT}, .target = {.renumber = true}};
+    struct repacked r;
+    struct arena a = {0};
+    struct err e = {0};
+    const char *dst = path_join(&a, ct_temp_dir(), "dst");
+
+    ASSERT_OK(support_repack(&r, SAMPLE, dst, &c, &e), e);
+    EXPECT_EQ_U64(15, found_layers(&r, dst));
+    copy_row(dst, "model.layers.2.mlp.gate.weight", 0, "model.layers.2.mlp.gate.weight", 9);
+    EXPECT_EQ_U64(13, found_layers(&r, dst));
+    copy_row(dst, "model.layers.3.mlp.gate.e_score_correction_bias", 0,
+             "model.layers.3.mlp.gate.e_score_correction_bias", 5);
+    EXPECT_EQ_U64(9, found_layers(&r, dst));
+    EXPECT_EQ_U64(0, found_layers(&r, SAMPLE)); /* nothing is renumbered there */
+    repacked_close(&r);
+    arena_release(&a);
 }
 
 TEST(renumber, is_the_same_function)

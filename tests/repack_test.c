@@ -66,7 +66,7 @@ static const char *new_name(struct arena *a, const struct repacked *r, const cha
     if (!renumber || id.expert < 0)
         return name;
     const struct expert_order *order = expert_orders_find(&r->orders, (uint64_t)id.layer);
-    return repack_expert_name(a, name, order->place[id.expert]);
+    return arch_expert_name(a, name, order->place[id.expert]);
 }
 
 static void expect_rows(const uint8_t *want, const uint8_t *have, uint64_t bytes, const struct expert_order *order,

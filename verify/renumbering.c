@@ -212,7 +212,7 @@ static bool record_source(struct record *r, const struct source *s, const uint32
 
 struct proving {
     const struct record *record;
-    const struct renumbering *map;
+    const struct expert_numbers *map;
     struct renumbering_proof *proof;
     struct err differs; /* the first thing that does */
 };
@@ -228,16 +228,6 @@ static int compare_ids(const void *left, const void *right)
     uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
 
     return a < b ? -1 : a > b;
-}
-
-/* A token's choices in the source's numbers, ascending as the source's are. */
-static void old_numbers(const struct renumbering *map, uint64_t layer, uint32_t *ids, size_t count)
-{
-    const uint32_t *was = layer < map->layers ? map->was[layer] : NULL;
-
-    for (size_t i = 0; was && i < count; i++)
-        ids[i] = was[ids[i]];
-    qsort(ids, count, sizeof *ids, compare_ids);
 }
 
 /* Of the source's choices, those that are the result's too; *missing: the first of the others. */
@@ -264,7 +254,7 @@ static uint64_t count_mapped(struct proving *k, struct pass *p, size_t layer, si
     for (size_t t = 0; t < tokens; t++) {
         uint32_t *got = p->chosen + (first + t) * top_k, missing = 0;
         struct err e = {0};
-        old_numbers(k->map, layer, got, top_k);
+        expert_numbers_translate(k->map, layer, got, 1, top_k);
         size_t common = count_common(want + t * top_k, got, top_k, &missing);
         mapped += common;
         if (!must || common == top_k)
@@ -426,7 +416,7 @@ bool renumbering_cost(struct fingerprint_cost *cost, const struct source *before
 }
 
 bool renumbering_prove(struct renumbering_proof *proof, const struct source *before, const struct source *after,
-                       const struct renumbering *r, const struct fingerprint_options *o, struct err *e)
+                       const struct expert_numbers *r, const struct fingerprint_options *o, struct err *e)
 {
     uint32_t ids[TOKENS];
     struct record record;

@@ -14,6 +14,7 @@
 
 #include "formats/base/err.h"
 #include "formats/weight.h"
+#include "verify/expert_numbers.h"
 #include "verify/fingerprint.h"
 
 /* A token's distance from the source's, relative to what the layer adds to it: a sum of experts in another order moves
@@ -21,11 +22,6 @@
 #define RENUMBERING_ERROR_MAX 1e-5
 /* Of the logits of a run that chooses the same experts throughout: measured are 1e-13. */
 #define RENUMBERING_KL_MAX 1e-6
-
-struct renumbering {
-    uint64_t layers, experts;   /* layers: with MTP's */
-    const uint32_t *const *was; /* [layers]: [experts] each, the number an expert had; NULL: they keep theirs */
-};
 
 struct renumbering_proof {
     size_t positions;
@@ -41,6 +37,6 @@ bool renumbering_cost(struct fingerprint_cost *cost, const struct source *before
                       unsigned threads, struct err *e) CHECKED;
 /* ERR_DIFFERS, saying where, when the two are not the same function. */
 bool renumbering_prove(struct renumbering_proof *p, const struct source *before, const struct source *after,
-                       const struct renumbering *r, const struct fingerprint_options *o, struct err *e) CHECKED;
+                       const struct expert_numbers *r, const struct fingerprint_options *o, struct err *e) CHECKED;
 
 #endif

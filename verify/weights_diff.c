@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "formats/base/pool.h"
+#include "verify/expert_numbers.h"
 #include "verify/weight_slices.h"
 #include "verify/weights_judge.h"
 
@@ -38,6 +39,7 @@ struct diff {
     struct weights_diff *out;
     const struct source *side[2];
     const struct kernel *kernel;
+    struct expert_numbers numbers; /* of the second side, by the first's */
     bool exact_only;
     struct chunk *chunks;
     size_t chunk_count, chunk_room;
@@ -63,6 +65,17 @@ static int compare_names(const void *a, const void *b)
     return strcmp(((const struct weight_diff *)a)->name, ((const struct weight_diff *)b)->name);
 }
 
+/* An expert of the first side under its number on the second. */
+static const char *name_there(struct diff *d, const struct weight *w)
+{
+    const uint32_t *was = w->id.expert >= 0 ? expert_numbers_of(&d->numbers, (uint64_t)w->id.layer) : NULL;
+
+    for (uint32_t i = 0; was && i < d->numbers.experts; i++)
+        if (was[i] == w->id.expert)
+            return arch_expert_name(&d->out->arena, w->name, i);
+    return w->name;
+}
+
 /* By name and not by place: two layouts of one model then report alike. */
 static void pair_weights(struct diff *d)
 {
@@ -71,8 +84,9 @@ static void pair_weights(struct diff *d)
     size_t n = 0;
 
     for (size_t i = 0; i < ref->count; i++, n++)
-        items[n] = (struct weight_diff){
-            .name = ref->items[i].name, .ref = &ref->items[i], .cand = weights_find(cand, ref->items[i].name)};
+        items[n] = (struct weight_diff){.name = ref->items[i].name,
+                                        .ref = &ref->items[i],
+                                        .cand = weights_find(cand, name_there(d, &ref->items[i]))};
     qsort(items, n, sizeof *items, compare_names);
     size_t extra = n;
     for (size_t i = 0; i < cand->count; i++)
@@ -159,6 +173,13 @@ static int compare_places(const void *a, const void *b)
     return s->offset < t->offset ? -1 : s->offset > t->offset;
 }
 
+/* Its rows are the same ones, to the bit, or there would be no other numbers. */
+static bool is_renumbered_router(const struct diff *d, const struct weight *w)
+{
+    return (w->id.role == ROLE_ROUTER || w->id.role == ROLE_ROUTER_BIAS) && w->id.layer >= 0 &&
+           expert_numbers_of(&d->numbers, (uint64_t)w->id.layer);
+}
+
 static bool cut_all(struct diff *d, struct err *e)
 {
     struct place *order = mem_alloc((d->out->count + 1) * sizeof *order);
@@ -170,6 +191,8 @@ static bool cut_all(struct diff *d, struct err *e)
             d->out->items[i].skipped = true;
         } else if (comparable(&d->out->items[i])) {
             d->out->items[i].compared = d->out->items[i].identical = true;
+            if (is_renumbered_router(d, d->out->items[i].ref))
+                continue;
             order[n++] = (struct place){i, d->out->items[i].ref->parts[PART_CODES]};
         }
     qsort(order, n, sizeof *order, compare_places);
@@ -378,6 +401,9 @@ bool weights_diff_run(struct weights_diff *out, const struct source *ref, const 
     bool ok = false;
 
     *out = (struct weights_diff){0};
+    if (!expert_numbers_find(&d.numbers, &out->arena, ref, cand, e))
+        goto done;
+    out->renumbered_layers = expert_numbers_layers(&d.numbers);
     pair_weights(&d);
     if (!cut_all(&d, e))
         goto done;
