@@ -103,7 +103,8 @@ struct plan {
     size_t text_count;
     bool same_config;                      /* config.json is the source's, byte for byte */
     const char *report;                    /* lines that are printed behind the plan and the result, or NULL */
-    const char *report_json;               /* the same, a value for the member "repack" of their JSON */
+    const char *report_json;               /* the same, a value for their JSON */
+    const char *report_name;               /* its member there */
     const struct renumbering *renumbering; /* of routed experts; NULL: they keep their numbers */
     const char *calibration; /* what the calibrated rows depend on beside recipe and source, in words; NULL: none are */
     uint64_t min_tokens;     /* of calibrated ones: an expert that fewer reached is starved */
