@@ -125,7 +125,7 @@ static void print_output(const struct plan *p, size_t output, const struct run_r
     printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text((double)c->tensor_bytes, in), c->shard_count,
            c->shard_count == 1 ? "" : "s", o->dir, bytes_text((double)o->file_bytes, out), o->shard_count,
            o->shard_count == 1 ? "" : "s");
-    if (p->report)
+    if (p->report && output == 0)
         printf("%s", p->report);
     if (proof)
         plan_print_proved(proof);
@@ -436,17 +436,36 @@ static bool feed_calibration(const struct conversion *c, struct plan *p, struct 
 }
 
 static bool plan_and_go(const struct conversion *c, const struct plan_options *options, struct source *source,
-                        struct err *e)
+                        const struct width_report *widths, struct err *e)
 {
     struct plan p = {0};
 
     if (!plan_open(&p, source, options, e))
         return err_in(e, "source '%s'", source->checkpoint.path);
+    if (widths->text.data) {
+        p.report = widths->text.data;
+        p.report_json = widths->json.data;
+        p.report_name = "widths";
+    }
     bool ok = feed_calibration(c, &p, e) && conversion_go(c, &p, e);
     if (c->calibration)
         calibration_close(c->calibration);
     plan_close(&p);
     return ok;
+}
+
+/* Puts the widened recipe in the first target's place. */
+static bool choose_widths(const struct conversion *c, struct plan_target *target, const struct source *s,
+                          struct recipe *widened, struct width_report *report, struct err *e)
+{
+    if (!c->widths)
+        return true;
+    if (!width_recipe_make(widened, report, target->recipe, s, c->widths, e))
+        return false;
+    if (report->above > 0)
+        log_note("--target-bpw %g: above %.4f bits there is nothing to gain", c->widths->target_bpw, report->above);
+    target->recipe = widened;
+    return true;
 }
 
 /* ---- from the command line ---- */
@@ -486,6 +505,8 @@ int conversion_run(const struct conversion *c, const char *src, const char *dst,
         .keep_unknown = c->keep_unknown,
     };
     struct source source = {0};
+    struct recipe widened = {0};
+    struct width_report widths = {0};
     bool ok = false;
 
     log_set_level(c->quiet ? LOG_QUIET : c->verbose ? LOG_VERBOSE : LOG_NORMAL);
@@ -504,9 +525,11 @@ int conversion_run(const struct conversion *c, const char *src, const char *dst,
     }
     if (!conversion_check_whole(&source.checkpoint, e) || !targets_check(c, targets, count, source.checkpoint.dir, e))
         goto done;
-    ok = plan_and_go(c, &options, &source, e);
+    ok = choose_widths(c, &targets[0], &source, &widened, &widths, e) && plan_and_go(c, &options, &source, &widths, e);
 done:
     source_close(&source);
+    width_report_release(&widths);
+    recipe_release(&widened);
     for (size_t i = 0; i < count; i++)
         recipe_release(&recipes[i]);
     mem_free(recipes);

@@ -110,7 +110,7 @@ void plan_print(const struct plan *p, size_t output, const struct proof *proof, 
            bytes_text((double)size->total_bytes, memory));
     printf("disk     %s at the peak, in '%s'\n", bytes_text((double)disk_bytes, bytes), o->dir);
     printf("time     about %s\n", seconds_text(estimate->seconds, time));
-    if (p->report)
+    if (p->report && output == 0)
         printf("\n%s", p->report);
     arena_release(&a);
 }
@@ -231,8 +231,8 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
     put_shards(&w, o, result);
     if (result && result->calibrated)
         put_coverage(&w, &a, p, o, result);
-    if (p->report_json)
-        json_put_raw(&w, "repack", p->report_json);
+    if (p->report_json && output == 0)
+        json_put_raw(&w, p->report_name, p->report_json);
     json_begin_array(&w, "dropped");
     for (size_t i = 0; i < o->drop_count; i++)
         json_put_string(&w, NULL, o->drops[i].name);

@@ -280,6 +280,7 @@ static void add_report(struct job_facts *j, const struct repack_facts *facts)
     repack_report_json(&json, facts);
     j->plan.report = arena_strdup(&j->plan.arena, text.data);
     j->plan.report_json = arena_strdup(&j->plan.arena, json.data);
+    j->plan.report_name = "repack";
     buf_release(&text);
     buf_release(&json);
 }
