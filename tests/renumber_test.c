@@ -171,7 +171,7 @@ TEST(renumbering, what_is_another_function_is_named)
 
         ct_case("%s", cases[i].what);
         ASSERT_OK(support_repack(&r, SAMPLE, dst, &c, &e), e);
-        fingerprint_prompt(prompt, &r.source);
+        ASSERT_OK(fingerprint_prompt(prompt, &r.source, &e), e);
         copy_row(dst, cases[i].from, cases[i].from_row, cases[i].to,
                  cases[i].to_row == PROMPT_ROW ? prompt[3] : cases[i].to_row);
         EXPECT_FALSE(prove(&r, dst, &p, &e));

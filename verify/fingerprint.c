@@ -29,16 +29,15 @@ static void seeded_ids(uint32_t ids[FINGERPRINT_TOKENS], uint64_t vocabulary)
     }
 }
 
-static bool builtin_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s)
+static bool builtin_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s, struct err *e)
 {
     const char *text = builtin_texts[0].text;
     struct tokenizer t = {0};
     struct id_list list = {0};
-    struct err ignored = {0};
-    bool ok = tokenizer_open(&t, s->checkpoint.dir, &ignored);
+    bool ok = tokenizer_open(&t, s->checkpoint.dir, e);
     struct tokenizer_encode how = {.bos = t.add_bos, .ids_wanted = FINGERPRINT_TOKENS};
 
-    ok = ok && tokenizer_encode(&t, text, strlen(text), &how, &list, &ignored) && list.count >= FINGERPRINT_TOKENS;
+    ok = ok && tokenizer_encode(&t, text, strlen(text), &how, &list, e) && list.count >= FINGERPRINT_TOKENS;
     for (size_t i = 0; ok && i < FINGERPRINT_TOKENS; i++) {
         ids[i] = list.ids[i];
         ok = ids[i] < s->arch.vocab_size;
@@ -48,10 +47,19 @@ static bool builtin_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s
     return ok;
 }
 
-void fingerprint_prompt(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s)
+/* What the system refuses says nothing of the tokenizer, and must not choose the prompt. */
+bool fingerprint_prompt(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s, struct err *e)
 {
-    if (!builtin_ids(ids, s))
-        seeded_ids(ids, s->arch.vocab_size);
+    struct err bad = {0};
+
+    if (builtin_ids(ids, s, &bad))
+        return true;
+    if (bad.code == ERR_IO || bad.code == ERR_CANCELLED) {
+        *e = bad;
+        return false;
+    }
+    seeded_ids(ids, s->arch.vocab_size);
+    return true;
 }
 
 /* ---- what it takes ---- */
@@ -270,8 +278,7 @@ bool fingerprint_make(struct manifest_fingerprint **out, struct arena *a, const 
     struct sequence sequence;
     struct batch b;
 
-    fingerprint_prompt(ids, s);
-    bool ok = open_pass(&k, o, &b, &sequence, e) && ask(&k, o, e);
+    bool ok = fingerprint_prompt(ids, s, e) && open_pass(&k, o, &b, &sequence, e) && ask(&k, o, e);
     if (ok) {
         *out = arena_alloc(a, sizeof **out);
         take_fingerprint(&k, *out);

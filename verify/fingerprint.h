@@ -42,7 +42,7 @@ struct fingerprint_cost {
 bool fingerprint_cost(struct fingerprint_cost *cost, const struct source *s, unsigned threads, struct err *e) CHECKED;
 
 /* The built-in text by the checkpoint's own tokenizer; seeded ids where it has none that is known. */
-void fingerprint_prompt(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s);
+bool fingerprint_prompt(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s, struct err *e) CHECKED;
 /* What a pass over so many tokens reads of a weight: routed experts count by how many are expected to be chosen. */
 uint64_t fingerprint_weight_bytes(const struct source *s, const struct weight *w, size_t tokens);
 

@@ -425,9 +425,8 @@ bool renumbering_prove(struct renumbering_proof *proof, const struct source *bef
     struct progress *progress = progress_new("proof", read_bytes(before) + read_bytes(after), o->quiet);
 
     *proof = (struct renumbering_proof){.positions = TOKENS};
-    fingerprint_prompt(ids, before);
     record_init(&record, before);
-    bool ok = record_source(&record, before, ids, progress, o, e);
+    bool ok = fingerprint_prompt(ids, before, e) && record_source(&record, before, ids, progress, o, e);
     if (ok) {
         p.progress = progress;
         ok = (pass_open(&p, after, 2, ids, o, e) && prove(&k, &p, e)) || err_in(e, "the result");
