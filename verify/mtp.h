@@ -18,6 +18,9 @@ void mtp_batch_release(struct mtp_batch *m);
 
 /* Whether forward_mtp can run: the checkpoint has an MTP layer, and all that it needs. */
 bool forward_has_mtp(const struct forward *f);
+/* Whether there is an MTP layer to run. */
+bool mtp_is_stored(const struct source *s);
+
 /* The whole MTP pass: forward_begin is about m->batch afterwards. last: the main layers' output for the main batch. out
  * is opened, [m->batch.tokens][hidden], for forward_mtp_logits; the caller closes it. */
 bool forward_mtp(struct forward *f, const struct mtp_batch *m, const struct stream *last, struct stream *out,
