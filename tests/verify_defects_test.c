@@ -483,6 +483,64 @@ TEST(verify_defects, calibrated_weights_are_as_far_off_as_recorded)
     arena_release(&a);
 }
 
+/* Of FP8 the scales are made again, which a text does not change; they must be the same bytes, not only as far off. */
+TEST(verify_defects, calibrated_fp8_has_the_scales_that_its_source_gives)
+{
+    struct arena a = {0};
+    struct verification v;
+
+    ASSERT_TRUE(defect_bases_make(&a));
+    const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
+    bundle_copy(defect_bases[BASE_FP8], copy);
+    bundle_edit_manifest(copy, call_calibrated);
+    if (defect_verify(&v, copy, HOW_SOURCE)) {
+        EXPECT_TRUE(v.derived.as_far > 200);
+        EXPECT_EQ_U64(v.manifest.row_count, v.derived.as_far + v.derived.exact);
+        EXPECT_EQ_U64(0, findings_count(&v.findings, SEVERITY_ERROR));
+        verify_release(&v);
+    }
+    fp8_scale_twice(copy);
+    bundle_rehash(copy);
+    if (defect_verify(&v, copy, HOW_SOURCE)) {
+        expect_finding(&v, "source-mismatch");
+        verify_release(&v);
+    }
+    arena_release(&a);
+}
+
+static void call_searched(struct manifest *m, struct arena *a)
+{
+    static struct manifest_calibration none = {.ending = "search",
+                                               .reason = "no tokens reached it",
+                                               .routed_weight = -1,
+                                               .to_prior = -1,
+                                               .to_diagonal = -1,
+                                               .output_error = -1};
+
+    call_calibrated(m, a);
+    for (size_t i = 0; i < m->row_count; i++)
+        if (strcmp(m->rows[i].method, "ldlq") == 0)
+            m->rows[i].calibration = &none;
+}
+
+TEST(verify_defects, what_no_token_reached_must_be_what_a_search_gives)
+{
+    struct arena a = {0};
+    struct verification v;
+
+    ASSERT_TRUE(defect_bases_make(&a));
+    const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
+    bundle_copy(defect_bases[BASE_INT4], copy); /* which has the scales of the largest magnitude */
+    bundle_edit_manifest(copy, call_searched);
+    if (defect_verify(&v, copy, HOW_SOURCE)) {
+        expect_finding(&v, "source-mismatch");
+        EXPECT_EQ_U64(192, findings_count(&v.findings, SEVERITY_ERROR));
+        EXPECT_EQ_U64(0, v.derived.as_far);
+        verify_release(&v);
+    }
+    arena_release(&a);
+}
+
 /* Whatever a recipe may ask for, and from whatever. */
 TEST(verify_defects, bundles_of_every_kind_are_what_their_rows_say)
 {
