@@ -486,12 +486,13 @@ TEST(verify_defects, calibrated_weights_are_as_far_off_as_recorded)
 /* Of FP8 the scales are made again, which a text does not change; they must be the same bytes, not only as far off. */
 TEST(verify_defects, calibrated_fp8_has_the_scales_that_its_source_gives)
 {
+    struct conversion_case c = {.recipe = "fp8-ue8m0"}; /* the source has other scales: none is copied */
     struct arena a = {0};
     struct verification v;
-
-    ASSERT_TRUE(defect_bases_make(&a));
+    struct err e = {0};
     const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
-    bundle_copy(defect_bases[BASE_FP8], copy);
+
+    ASSERT_OK(support_convert(SAMPLE, copy, &c, &e), e);
     bundle_edit_manifest(copy, call_calibrated);
     if (defect_verify(&v, copy, HOW_SOURCE)) {
         EXPECT_TRUE(v.derived.as_far > 200);
