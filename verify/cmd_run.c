@@ -209,16 +209,21 @@ static bool run_model(struct forward *f, const struct source *s, const struct to
         .start_pos = opts.start_pos,
         .sampling = {.temperature = opts.temperature, .top_p = opts.top_p, .top_k = opts.top_k, .seed = opts.seed}};
     struct printing p = {.t = t};
+    struct arena a = {0};
+    const char *caveat = forward_caveat(&a, s);
     struct stop_ids stops = {0};
     struct generation g = {0};
     bool ok = stop_ids_read(&stops, &s->checkpoint, t, e);
 
+    if (caveat)
+        log_note("%s", caveat);
     o.stops = opts.ignore_eos ? NULL : &stops;
     if (ok && !opts.no_echo && !opts.chat && text->bytes)
         buf_add(&p.out, text->data, text->bytes);
     ok = ok && print_out(&p, e) && generate(f, &s->arch, t, ids, &o, print_token, &p, &g, e) && print_end(&p, e);
     if (ok && !opts.quiet)
         say_figures(&g);
+    arena_release(&a);
     stop_ids_release(&stops);
     text_stream_release(&p.stream);
     buf_release(&p.out);

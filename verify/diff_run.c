@@ -191,6 +191,18 @@ done:
     return ok;
 }
 
+/* Always true. */
+static bool note_caveats(struct diff_report *r, const struct diff_inputs *in)
+{
+    const char *caveat = in->ref ? forward_caveat(&r->arena, in->ref) : NULL;
+
+    for (size_t i = 0; !caveat && i < r->candidate_count; i++)
+        caveat = forward_caveat(&r->arena, in->candidates[i]);
+    if (caveat)
+        diff_report_note(r, "%s", caveat);
+    return true;
+}
+
 int diff_run(const struct diff_options *o, struct err *e)
 {
     struct diff_inputs in = {0};
@@ -202,8 +214,8 @@ int diff_run(const struct diff_options *o, struct err *e)
     r.emulate = forward_numbers(&r.arena, &o->forward);
     for (size_t i = 0; i < r.candidate_count; i++)
         r.candidates[i].path = o->paths.candidates[i];
-    bool ok = diff_inputs_open(&in, &o->paths, &o->texts, &r, e) && check_emulation(&in, &r, e) &&
-              check_floors(&in, o, e) && compare(&r, &in, o, e);
+    bool ok = diff_inputs_open(&in, &o->paths, &o->texts, &r, e) && note_caveats(&r, &in) &&
+              check_emulation(&in, &r, e) && check_floors(&in, o, e) && compare(&r, &in, o, e);
     /* With a golden file alone to write there is nothing to compare, and nothing to report. */
     ok = ok && (r.candidate_count == 0 || write_reports(&r, o, e));
     int status = !r.agree;

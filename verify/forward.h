@@ -114,6 +114,8 @@ struct observer {
 
 struct forward;
 
+/* The longest context in which a model's sparse attention leaves nothing out; UINT64_MAX: its attention is dense. */
+uint64_t forward_dense_tokens(const struct source *s);
 /* Finds every weight; the source outlives it. */
 bool forward_open(struct forward **f, const struct source *s, const struct forward_options *o, struct err *e) CHECKED;
 void forward_close(struct forward *f); /* NULL is fine */

@@ -1,5 +1,6 @@
 #include "verify/forward_options.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 bool forward_choose(struct forward_options *o, const struct forward_choices *c, struct err *e)
@@ -38,4 +39,15 @@ const char *forward_numbers(struct arena *a, const struct forward_options *o)
     if (o->emulate == EMULATE_NONE)
         return arena_printf(a, "mla-norm-eps %g", o->mla_norm_eps);
     return arena_printf(a, "%s, mla-norm-eps %g", name, o->mla_norm_eps);
+}
+
+const char *forward_caveat(struct arena *a, const struct source *s)
+{
+    uint64_t dense = forward_dense_tokens(s);
+
+    return dense == UINT64_MAX
+               ? NULL
+               : arena_printf(a,
+                              "the indexer of '%s' is not run: up to %" PRIu64 " tokens its sparse attention is dense",
+                              s->checkpoint.path, dense);
 }

@@ -42,6 +42,8 @@ struct forward_choices {
 
 /* Refuses what the options' kinds let through: other numbers, an epsilon that is none. */
 bool forward_choose(struct forward_options *o, const struct forward_choices *c, struct err *e) CHECKED;
+/* What is to be known of a pass over this model, a line of text in the arena; NULL: nothing. */
+const char *forward_caveat(struct arena *a, const struct source *s);
 /* What is not as without options: "bf16, mla-norm-eps 1e-05"; "none". In the arena, or static. */
 const char *forward_numbers(struct arena *a, const struct forward_options *o);
 
