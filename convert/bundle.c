@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "convert/coverage.h"
 #include "convert/quant_config.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
@@ -297,6 +298,8 @@ static struct manifest_calibration *calibration_of(struct arena *a, const struct
         .routed_weight = row->weight->id.expert >= 0 ? c->routed_weight : -1,
         .to_prior = c->to_prior,
         .to_diagonal = c->to_diagonal,
+        .input_most = (double)c->input_most,
+        .output_most = row->weight->id.role == ROLE_EXPERT_DOWN ? (double)c->output_most : -1,
         .output_error = c->loss_energy > 0 ? c->loss_error / c->loss_energy : -1,
     };
     return m;
@@ -328,6 +331,20 @@ static void fill_rows(struct manifest *m, struct arena *a, const struct plan *p,
         if (row->calibrated)
             r->calibration = calibration_of(a, row, &result->calibrated[i]);
     }
+}
+
+static void list_supers(struct manifest *m, struct arena *a, const struct plan *p, const struct plan_output *o,
+                        const struct run_result *result)
+{
+    struct coverage c;
+
+    if (!result->calibrated)
+        return;
+    coverage_make(&c, a, p, o, result);
+    m->supers = arena_array(a, c.super_count, sizeof *m->supers);
+    for (size_t i = 0; i < c.super_count; i++)
+        m->supers[m->super_count++] =
+            (struct manifest_super){c.supers[i].layer, c.supers[i].expert, (double)c.supers[i].output_most};
 }
 
 static void list_sources(struct manifest *m, struct arena *a, const struct plan *p, const struct run_result *result)
@@ -365,6 +382,7 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     qsort(l->items, l->count, sizeof *l->items, compare_files);
     m.files = l->items;
     m.file_count = l->count;
+    list_supers(&m, l->arena, p, o, result);
     list_sources(&m, l->arena, p, result);
     m.rows = arena_array(l->arena, p->weight_count, sizeof *m.rows);
     fill_rows(&m, l->arena, p, o, result);
@@ -372,7 +390,7 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     for (size_t i = 0; i < o->drop_count; i++)
         m.drops[m.drop_count++] = (struct manifest_drop){.tensor = o->drops[i].name, .why = o->drops[i].why};
     bool ok =
-        !options->proofs || proof_make(&options->proofs[o - p->outputs], s, &options->fingerprint, l->arena, &m, e);
+        !options->proofs || proof_make(&options->proofs[o - p->outputs], p, s, &options->fingerprint, l->arena, &m, e);
     manifest_write(&text, &m);
     ok = ok && write_text(s, MANIFEST_NAME, &text, NULL, e);
     buf_release(&text);

@@ -12,10 +12,9 @@
 #include "formats/base/err.h"
 
 struct bundle_options {
-    const char *base_model;     /* for the card's front matter, or NULL */
-    const struct proof *proofs; /* one for each output; NULL: no fingerprint, and no word about it */
+    const char *base_model; /* for the card's front matter, or NULL */
+    struct proof *proofs;   /* one for each output; NULL: no fingerprint, and no word about it */
     struct fingerprint_options fingerprint;
-    uint64_t min_tokens; /* of a calibrated output: fewer is starved */
 };
 
 /* config.json of one output, checked before the first byte is converted: what cannot be said there is refused early. */

@@ -15,6 +15,8 @@ struct calibrated_result {
     double to_prior, to_diagonal;   /* shrinkage */
     uint64_t tokens;                /* that reached the input; at most the cap of a hot expert is measured */
     double routed_weight;           /* sum of the router's weights over them; experts only */
+    float input_most;               /* largest magnitude that entered it, of all tokens */
+    float output_most;              /* and left it; an expert's down_proj only */
 };
 
 #endif

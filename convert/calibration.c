@@ -38,6 +38,17 @@ static void hash_batch(const struct batch *b, char hex[HASH_HEX_BYTES])
     hash_final_hex(&h, hex);
 }
 
+/* Then every expert is starved for certain, and a mistake in the command is likelier than that. */
+static bool check_enough(const struct calibration *c, struct err *e)
+{
+    size_t tokens = c->corpus.batch.tokens;
+
+    return tokens >= c->min_tokens ||
+           err_set(e, ERR_FORMAT,
+                   "%zu token%s of '%s' %s fewer than --min-tokens %" PRIu64 ": no expert can have enough", tokens,
+                   tokens == 1 ? "" : "s", c->corpus.source, tokens == 1 ? "is" : "are", c->min_tokens);
+}
+
 static bool note_text(const struct calibration *c)
 {
     const struct corpus *t = &c->corpus;
@@ -64,9 +75,12 @@ bool calibration_open(struct calibration *c, struct plan *p, struct err *e)
         return err_in(e, "calibration text");
     if (!corpus_open(&c->corpus, c->text.ids ? NULL : &c->tokenizer, &s->arch, &c->text, e))
         return err_in(e, "calibration text");
+    if (!check_enough(c, e))
+        return err_in(e, "calibration text");
     hash_batch(&c->corpus.batch, hex);
     p->calibration = arena_printf(&p->arena, "%zu tokens in %zu contexts, sha256 %s, propagate %s",
                                   c->corpus.batch.tokens, c->corpus.batch.sequence_count, hex, c->propagate);
+    p->min_tokens = c->min_tokens;
     return note_text(c);
 }
 
@@ -84,6 +98,7 @@ struct pipeline_options calibration_pipeline(const struct calibration *c, unsign
         .batch = &c->corpus.batch,
         .propagate = strcmp(c->propagate, "on") == 0,
         .min_tokens = c->min_tokens,
+        .save_seconds = c->save_seconds,
         .starved_fails = strcmp(c->on_starved, "fail") == 0,
     };
 }

@@ -11,10 +11,12 @@
 #include "formats/tokenizer.h"
 #include "verify/corpus.h"
 
-#define CALIBRATION_TOKENS     131072u
-#define CALIBRATION_CONTEXT    2048u
-#define CALIBRATION_MIN_TOKENS 32u /* the pseudo tokens that a prior counts as: with fewer, it says more than they do  \
-                                    */
+#define CALIBRATION_TOKENS  131072u
+#define CALIBRATION_CONTEXT 2048u
+#define CALIBRATION_SAVE    30u /* seconds: a save takes one or two where a hidden state is some GB */
+#define CALIBRATION_MIN_TOKENS                                                                                         \
+    32u /* the pseudo tokens that a prior counts as: with fewer, it says more than they do                             \
+         */
 
 struct calibration {
     /* as given */
@@ -22,6 +24,7 @@ struct calibration {
     const char *propagate;  /* "on", "off" */
     const char *on_starved; /* "warn", "fail" */
     uint64_t min_tokens;
+    uint64_t save_seconds;
 
     /* opened */
     struct tokenizer tokenizer;

@@ -56,12 +56,12 @@ static void write_fall_backs(struct buf *out, const struct plan *p, const struct
 }
 
 static void write_coverage(struct buf *out, const struct plan *p, const struct plan_output *o,
-                           const struct run_result *result, uint64_t min_tokens)
+                           const struct run_result *result)
 {
     struct arena a = {0};
     struct coverage coverage;
 
-    coverage_make(&coverage, &a, p, o, result, min_tokens);
+    coverage_make(&coverage, &a, p, o, result);
     coverage_markdown(&coverage, out);
     buf_printf(out, "\nCalibrated on %s.\n", p->calibration);
     arena_release(&a);
@@ -90,7 +90,7 @@ void card_write(struct buf *out, const struct plan *p, size_t output, const stru
     buf_puts(out, "\nThe relative error is the Frobenius norm of the change over that of the source's numbers.\n"
                   "It says how closely weights were kept, not how well the model answers.\n");
     if (result->calibrated)
-        write_coverage(out, p, o, result, options->min_tokens);
+        write_coverage(out, p, o, result);
     if (s.fell_back > 0)
         write_fall_backs(out, p, o);
     if (o->drop_count > 0)

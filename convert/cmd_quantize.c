@@ -6,12 +6,17 @@ static struct calibration calibration = {
     .propagate = "on",
     .on_starved = "warn",
     .min_tokens = CALIBRATION_MIN_TOKENS,
+    .save_seconds = CALIBRATION_SAVE,
 };
+static struct width_options widths;
 static struct conversion options = {.shard_bytes = CONVERSION_SHARD_BYTES, .calibration = &calibration};
 static const char *recipe_name;
 
 static const struct opt opts[] = {
     {"recipe", 'r', OPT_STRING, &recipe_name, "NAME|FILE", "what each weight becomes: quern-recipe(5)", 0, 0},
+    {"target-bpw", 0, OPT_F64, &widths.target_bpw, "X", "choose widths by --stats, for a mean of X bits per weight", 0,
+     0},
+    {"stats", 0, OPT_STRING, &widths.statistics, "FILE", "losses for --target-bpw: of quern calibrate --losses", 0, 0},
     {"text", 0, OPT_STRING, &calibration.text.text, "FILE", "calibration text, plain or JSONL (built-in texts)", 0, 0},
     {"ids", 0, OPT_STRING, &calibration.text.ids, "FILE", "calibration text as token ids, a sequence a line", 0, 0},
     {"tokens", 0, OPT_U64, &calibration.text.tokens, "N", "calibrate on the first N tokens (131072)", 1, UINT32_MAX},
@@ -22,6 +27,8 @@ static const struct opt opts[] = {
      "let each layer see the rounded layers before it (on)", 0, 0},
     {"min-tokens", 0, OPT_U64, &calibration.min_tokens, "N", "call an expert with fewer tokens starved (32)", 0, 0},
     {"on-starved", 0, OPT_STRING, &calibration.on_starved, "warn|fail", "what a starved expert means (warn)", 0, 0},
+    {"save-every", 0, OPT_U64, &calibration.save_seconds, "SECONDS",
+     "make a calibrated run's layers durable after so much work (30; 0: each)", 0, UINT32_MAX},
     CONVERSION_OPTS(options),
     {0},
 };
@@ -44,6 +51,14 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
     if (!recipe_name) {
         err_set(e, ERR_USAGE, "quantize wants --recipe NAME or FILE");
         return status;
+    }
+    if ((widths.target_bpw != 0) != (widths.statistics != NULL)) {
+        err_set(e, ERR_USAGE, "--target-bpw X and --stats FILE go together");
+        return status;
+    }
+    if (widths.statistics) {
+        widths.split = options.allow_unfused;
+        options.widths = &widths;
     }
     if (recipe_load(&recipe, recipe_name, e))
         status = conversion_run(&options, operands[0], operands[1], &recipe, recipe_load, e);

@@ -86,11 +86,14 @@ static void note_plan(const struct plan *p)
     }
 }
 
-static void note_proofs(const struct plan *p, const struct proof *proofs, bool left_out)
+static void note_proofs(const struct conversion *c, const struct plan *p, const struct proof *proofs)
 {
-    for (size_t o = 0; o < p->output_count && !left_out; o++)
+    for (size_t o = 0; o < p->output_count && !c->no_fingerprint; o++) {
         if (proofs[o].why_not)
             log_note("there will be no fingerprint in '%s': %s", p->outputs[o].dir, proofs[o].why_not);
+        if (proofs[o].renumbering && proofs[o].why_unproved && !c->no_proof)
+            log_note("that the renumbered model is the same function will not be proved: %s", proofs[o].why_unproved);
+    }
 }
 
 /* config.json is made before the first weight is read: what cannot be said there fails now. */
@@ -108,7 +111,8 @@ static bool check_configs(const struct plan *p, struct err *e)
 
 /* ---- results ---- */
 
-static void print_output(const struct plan *p, size_t output, const struct run_result *result)
+static void print_output(const struct plan *p, size_t output, const struct run_result *result,
+                         const struct proof *proof)
 {
     struct arena a = {0};
     struct summary s;
@@ -121,34 +125,38 @@ static void print_output(const struct plan *p, size_t output, const struct run_r
     printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text((double)c->tensor_bytes, in), c->shard_count,
            c->shard_count == 1 ? "" : "s", o->dir, bytes_text((double)o->file_bytes, out), o->shard_count,
            o->shard_count == 1 ? "" : "s");
-    if (p->report)
+    if (p->report && output == 0)
         printf("%s", p->report);
+    if (proof)
+        plan_print_proved(proof);
     arena_release(&a);
 }
 
-static void print_coverage(const struct conversion *c, const struct plan *p, const struct plan_output *o,
-                           const struct run_result *result)
+static void print_coverage(const struct plan *p, const struct plan_output *o, const struct run_result *result)
 {
     struct arena a = {0};
     struct buf out = {0};
     struct coverage coverage;
 
-    coverage_make(&coverage, &a, p, o, result, c->calibration->min_tokens);
+    coverage_make(&coverage, &a, p, o, result);
     coverage_print(&coverage, &out);
     printf("\n%s\n", out.data);
     buf_release(&out);
     arena_release(&a);
 }
 
-static void print_results(const struct conversion *c, const struct plan *p, const struct run_result *results)
+/* proofs: NULL, when it was an earlier run that made them. */
+static void print_results(const struct conversion *c, const struct plan *p, const struct run_result *results,
+                          const struct proof *proofs)
 {
     for (size_t o = 0; o < p->output_count; o++) {
+        const struct proof *proof = proofs ? &proofs[o] : NULL;
         if (c->json)
-            plan_print_json(p, o, &results[o], NULL, NULL, NULL, 0);
+            plan_print_json(p, o, &results[o], proof, NULL, NULL, 0);
         else {
             if (results[o].calibrated)
-                print_coverage(c, p, &p->outputs[o], &results[o]);
-            print_output(p, o, &results[o]);
+                print_coverage(p, &p->outputs[o], &results[o]);
+            print_output(p, o, &results[o], proof);
         }
     }
 }
@@ -159,11 +167,11 @@ struct work {
     struct stage *stages; /* one per output */
     struct run_result *results;
     struct journal journal;
-    const struct proof *proofs; /* one per output */
-    uint64_t fixed_bytes;       /* of tables, which stay while the proof is made */
-    bool found;                 /* an earlier run's journal */
-    bool opened;                /* and it, or a new one, is ours */
-    bool converted;             /* every weight is made: what is wrong from here on costs none of it */
+    struct proof *proofs; /* one per output */
+    uint64_t fixed_bytes; /* of tables, which stay while the proof is made */
+    bool found;           /* an earlier run's journal */
+    bool opened;          /* and it, or a new one, is ours */
+    bool converted;       /* every weight is made: what is wrong from here on costs none of it */
 };
 
 /* A stage holds shards, whole and partial, and what is made anew from them at the end of each run. */
@@ -290,7 +298,6 @@ static bool run_and_publish(const struct conversion *c, struct plan *p, struct w
         .fingerprint = {.threads = (unsigned)c->threads,
                         .memory_bytes = c->memory_bytes > 0 ? c->memory_bytes - w->fixed_bytes : 0,
                         .quiet = c->quiet},
-        .min_tokens = c->calibration ? c->calibration->min_tokens : 0,
     };
     struct progress *progress = progress_new(c->doing ? c->doing : "converting",
                                              p->read_bytes + p->write_bytes + calibrated_bytes_of(p), c->quiet);
@@ -313,7 +320,7 @@ static bool worth_keeping(const struct plan *p, const struct work *w, const stru
     return w->stages[0].publishing || w->converted || (w->journal.jobs_durable > 0 && not_the_input);
 }
 
-static bool convert(const struct conversion *c, struct plan *p, const struct proof *proofs, uint64_t fixed_bytes,
+static bool convert(const struct conversion *c, struct plan *p, struct proof *proofs, uint64_t fixed_bytes,
                     struct err *e)
 {
     struct work w = {
@@ -326,7 +333,7 @@ static bool convert(const struct conversion *c, struct plan *p, const struct pro
     bool keep = !ok && worth_keeping(p, &w, e);
 
     if (ok)
-        print_results(c, p, w.results);
+        print_results(c, p, w.results, proofs);
     else if (keep && w.opened)
         log_note("%zu of %zu jobs are safe; the same command goes on from there", w.journal.jobs_durable, p->job_count);
     journal_close(&w.journal);
@@ -343,7 +350,7 @@ static bool dry_run(const struct conversion *c, const struct plan *p, const stru
     if (!estimate_plan(&estimate, p, size->threads, e))
         return false;
     for (size_t o = 0; o < p->output_count; o++)
-        estimate_add_read(&estimate, proofs[o].cost.read_bytes);
+        estimate_add_read(&estimate, proofs[o].cost.read_bytes + proofs[o].renumbering_cost.read_bytes);
     for (size_t o = 0; o < p->output_count; o++) {
         if (c->json)
             plan_print_json(p, o, NULL, &proofs[o], size, &estimate, space_peak(p, o, c->delete_source));
@@ -381,7 +388,7 @@ static bool end_finished(const struct conversion *c, struct plan *p, const struc
     log_note("'%s' is whole: the run before this one had ended but for its last steps", p->outputs[0].dir);
     if (!finished_end(p, c->delete_source, e))
         return false;
-    print_results(c, p, results);
+    print_results(c, p, results, NULL);
     return true;
 }
 
@@ -392,11 +399,12 @@ bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
 
     if (!check_configs(p, e) || !bundle_check_side_files(p, e) || !run_size(p, &run, &size, e))
         return false;
-    const struct proof *proofs = proofs_plan(p, (unsigned)c->threads, !c->no_fingerprint);
+    const struct proof_wishes wishes = {.no_fingerprint = c->no_fingerprint, .no_proof = c->no_proof};
+    struct proof *proofs = proofs_plan(p, (unsigned)c->threads, &wishes);
     if (!proofs_check_memory(proofs, p->output_count, c->memory_bytes, size.fixed_bytes, e))
         return false;
     note_plan(p);
-    note_proofs(p, proofs, c->no_fingerprint);
+    note_proofs(c, p, proofs);
     if (c->dry_run)
         return dry_run(c, p, proofs, &size, e);
     if (finished_is_here(p->outputs[0].dir) && !c->restart) {
@@ -428,17 +436,36 @@ static bool feed_calibration(const struct conversion *c, struct plan *p, struct 
 }
 
 static bool plan_and_go(const struct conversion *c, const struct plan_options *options, struct source *source,
-                        struct err *e)
+                        const struct width_report *widths, struct err *e)
 {
     struct plan p = {0};
 
     if (!plan_open(&p, source, options, e))
         return err_in(e, "source '%s'", source->checkpoint.path);
+    if (widths->text.data) {
+        p.report = widths->text.data;
+        p.report_json = widths->json.data;
+        p.report_name = "widths";
+    }
     bool ok = feed_calibration(c, &p, e) && conversion_go(c, &p, e);
     if (c->calibration)
         calibration_close(c->calibration);
     plan_close(&p);
     return ok;
+}
+
+/* Puts the widened recipe in the first target's place. */
+static bool choose_widths(const struct conversion *c, struct plan_target *target, const struct source *s,
+                          struct recipe *widened, struct width_report *report, struct err *e)
+{
+    if (!c->widths)
+        return true;
+    if (!width_recipe_make(widened, report, target->recipe, s, c->widths, e))
+        return false;
+    if (report->above > 0)
+        log_note("--target-bpw %g: above %.4f bits there is nothing to gain", c->widths->target_bpw, report->above);
+    target->recipe = widened;
+    return true;
 }
 
 /* ---- from the command line ---- */
@@ -478,6 +505,8 @@ int conversion_run(const struct conversion *c, const char *src, const char *dst,
         .keep_unknown = c->keep_unknown,
     };
     struct source source = {0};
+    struct recipe widened = {0};
+    struct width_report widths = {0};
     bool ok = false;
 
     log_set_level(c->quiet ? LOG_QUIET : c->verbose ? LOG_VERBOSE : LOG_NORMAL);
@@ -496,9 +525,11 @@ int conversion_run(const struct conversion *c, const char *src, const char *dst,
     }
     if (!conversion_check_whole(&source.checkpoint, e) || !targets_check(c, targets, count, source.checkpoint.dir, e))
         goto done;
-    ok = plan_and_go(c, &options, &source, e);
+    ok = choose_widths(c, &targets[0], &source, &widened, &widths, e) && plan_and_go(c, &options, &source, &widths, e);
 done:
     source_close(&source);
+    width_report_release(&widths);
+    recipe_release(&widened);
     for (size_t i = 0; i < count; i++)
         recipe_release(&recipes[i]);
     mem_free(recipes);

@@ -8,6 +8,7 @@
 
 #include "convert/calibration.h"
 #include "convert/recipe.h"
+#include "convert/width_recipe.h"
 #include "formats/base/err.h"
 #include "formats/base/opt.h"
 
@@ -17,11 +18,12 @@
 struct conversion {
     uint64_t threads, memory_bytes, shard_bytes;
     bool force, restart, dry_run, json, quiet, verbose, keep_shards, hash_source, delete_source, allow_unfused,
-        keep_unknown, no_fingerprint;
+        keep_unknown, no_fingerprint, no_proof;
     const char *base_model;
-    const char *doing;    /* for the progress line; NULL: "converting" */
-    struct opt_list also; /* "RECIPE:DIR" */
-    struct calibration *calibration; /* what calibrated recipes are fed with; NULL: they are refused */
+    const char *doing;                  /* for the progress line; NULL: "converting" */
+    struct opt_list also;               /* "RECIPE:DIR" */
+    struct calibration *calibration;    /* what calibrated recipes are fed with; NULL: they are refused */
+    const struct width_options *widths; /* chosen for the first output's recipe; NULL: it is as it is */
 };
 
 /* Rows of the option table; v is a static struct conversion. */

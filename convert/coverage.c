@@ -6,6 +6,9 @@
 
 #include "formats/arch.h"
 
+/* In a line of text; quern.json has them all. */
+#define SUPERS_LISTED 16u
+
 static bool is_down(enum role role)
 {
     return role == ROLE_EXPERT_DOWN || role == ROLE_DENSE_DOWN || role == ROLE_SHARED_DOWN;
@@ -71,14 +74,79 @@ static void close_layer(struct coverage_layer *l, const struct sums *s, uint64_t
     }
 }
 
+/* ---- super experts ---- */
+
+static int compare_most(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Between the two that stand next to it, as numpy's percentile has it. */
+static double quantile(const float *sorted, size_t count, double q)
+{
+    double at = q * (double)(count - 1);
+    size_t below = (size_t)at, above = below + 1 < count ? below + 1 : below;
+
+    return (double)sorted[below] + (at - (double)below) * ((double)sorted[above] - (double)sorted[below]);
+}
+
+size_t coverage_supers(const struct super_expert *all, size_t count, struct super_expert *supers, float *median)
+{
+    float *sorted = mem_alloc((count + 1) * sizeof *sorted);
+    size_t seen = 0, found = 0;
+
+    for (size_t i = 0; i < count; i++)
+        if (all[i].output_most > 0)
+            sorted[seen++] = all[i].output_most;
+    qsort(sorted, seen, sizeof *sorted, compare_most);
+    *median = seen > 0 ? (float)quantile(sorted, seen, 0.5) : 0;
+    for (size_t i = 0; i < count && seen > 0; i++) {
+        double most = (double)all[i].output_most;
+        if (most > quantile(sorted, seen, SUPER_QUANTILE) && most > SUPER_OF_LARGEST * (double)sorted[seen - 1] &&
+            most > SUPER_OVER_MEDIAN * (double)*median)
+            supers[found++] = all[i];
+    }
+    mem_free(sorted);
+    return found;
+}
+
+static int compare_places(const void *a, const void *b)
+{
+    const struct super_expert *x = a, *y = b;
+
+    if (x->layer != y->layer)
+        return x->layer < y->layer ? -1 : 1;
+    return (x->expert > y->expert) - (x->expert < y->expert);
+}
+
+static void find_supers(struct coverage *c, struct arena *a, const struct plan *p, const struct plan_output *o,
+                        const struct run_result *result)
+{
+    struct super_expert *all = mem_alloc((p->weight_count + 1) * sizeof *all);
+    size_t count = 0;
+
+    for (size_t i = 0; i < p->weight_count; i++) {
+        const struct tensor_id *id = &p->weights[i]->id;
+        if (o->rows[i].calibrated && id->role == ROLE_EXPERT_DOWN)
+            all[count++] =
+                (struct super_expert){(uint64_t)id->layer, (uint64_t)id->expert, result->calibrated[i].output_most};
+    }
+    qsort(all, count, sizeof *all, compare_places);
+    c->supers = arena_array(a, count, sizeof *c->supers);
+    c->super_count = coverage_supers(all, count, c->supers, &c->median_most);
+    mem_free(all);
+}
+
 void coverage_make(struct coverage *c, struct arena *a, const struct plan *p, const struct plan_output *o,
-                   const struct run_result *result, uint64_t min_tokens)
+                   const struct run_result *result)
 {
     const struct arch *arch = &p->source->arch;
     uint64_t layers = arch_layers_stored(arch);
     uint64_t *tokens = arena_array(a, arch->experts + 1, sizeof *tokens);
 
-    *c = (struct coverage){.layers = arena_array(a, layers, sizeof *c->layers), .min_tokens = min_tokens};
+    *c = (struct coverage){.layers = arena_array(a, layers, sizeof *c->layers), .min_tokens = p->min_tokens};
     for (uint64_t layer = 0; layer < layers; layer++) {
         struct coverage_layer *l = &c->layers[c->layer_count];
         struct sums sums = {0};
@@ -88,18 +156,36 @@ void coverage_make(struct coverage *c, struct arena *a, const struct plan *p, co
                 add_weight(l, &sums, tokens, p->weights[i], &result->calibrated[i]);
         if (l->weights == 0)
             continue;
-        close_layer(l, &sums, tokens, min_tokens);
+        close_layer(l, &sums, tokens, p->min_tokens);
         c->starved += l->starved;
         c->unvisited += l->unvisited;
         c->other_endings += l->other_endings;
         c->layer_count++;
     }
+    find_supers(c, a, p, o, result);
 }
 
 /* ---- reports ---- */
 
+static void print_supers(const struct coverage *c, struct buf *out)
+{
+    if (c->super_count == 0)
+        return;
+    buf_puts(out, "super experts, whose outputs are massive:");
+    for (size_t i = 0; i < c->super_count && i < SUPERS_LISTED; i++)
+        buf_printf(out, "%s %" PRIu64 " of layer %" PRIu64 " (%.3g)", i ? "," : "", c->supers[i].expert,
+                   c->supers[i].layer, (double)c->supers[i].output_most);
+    if (c->super_count > SUPERS_LISTED)
+        buf_printf(out, ", and %zu more", c->super_count - SUPERS_LISTED);
+    buf_printf(out,
+               "; the median expert's go up to %.3g. Engines take one scheme for all experts of a layer: a rule with "
+               "\"layers\" keeps theirs wider.\n",
+               (double)c->median_most);
+}
+
 static void print_note(const struct coverage *c, struct buf *out)
 {
+    print_supers(c, out);
     if (c->starved > 0)
         buf_printf(out,
                    "%zu experts got fewer than %" PRIu64 " tokens, %zu of them none: they were rounded by what all "
@@ -142,15 +228,35 @@ void coverage_markdown(const struct coverage *c, struct buf *out)
     print_note(c, out);
 }
 
-void coverage_json(struct json_writer *w, const struct plan *p, const struct plan_output *o,
-                   const struct run_result *result)
+static void put_supers(const struct coverage *c, struct json_writer *w)
 {
+    json_begin_array(w, "super_experts");
+    for (size_t i = 0; i < c->super_count; i++) {
+        json_begin_object(w, NULL);
+        w->compact = true;
+        json_put_u64(w, "layer", c->supers[i].layer);
+        json_put_u64(w, "expert", c->supers[i].expert);
+        json_put_double(w, "output_most", (double)c->supers[i].output_most);
+        json_end(w, '}');
+        w->compact = false;
+    }
+    json_end(w, ']');
+}
+
+void coverage_json(const struct coverage *coverage, struct json_writer *w, const struct plan *p,
+                   const struct plan_output *o, const struct run_result *result)
+{
+    json_put_u64(w, "min_tokens", coverage->min_tokens);
+    json_put_u64(w, "starved_experts", coverage->starved);
+    json_put_u64(w, "unvisited_experts", coverage->unvisited);
+    put_supers(coverage, w);
     json_begin_array(w, "coverage");
     for (size_t i = 0; i < p->weight_count; i++) {
         const struct calibrated_result *c = &result->calibrated[i];
         if (!o->rows[i].calibrated)
             continue;
         json_begin_object(w, NULL);
+        w->compact = true;
         json_put_string(w, "weight", p->weights[i]->name);
         json_put_u64(w, "tokens", c->tokens);
         if (p->weights[i]->id.expert >= 0)
@@ -158,9 +264,13 @@ void coverage_json(struct json_writer *w, const struct plan *p, const struct pla
         json_put_double(w, "to_prior", c->to_prior);
         json_put_double(w, "to_diagonal", c->to_diagonal);
         json_put_double(w, "output_error", ratio(c->loss_error, c->loss_energy));
+        json_put_double(w, "input_most", (double)c->input_most);
+        if (p->weights[i]->id.role == ROLE_EXPERT_DOWN)
+            json_put_double(w, "output_most", (double)c->output_most);
         json_put_string(w, "ending", ending_name(c->ending));
         json_put_string(w, "reason", reason_text(c->reason));
         json_end(w, '}');
+        w->compact = false;
     }
     json_end(w, ']');
 }

@@ -242,9 +242,9 @@ static bool read_calibrated(const struct plan *p, struct run_result *results, co
     size_t row = 0;
     int read = 0;
 
-    if (sscanf(line, "%zu %u %u %la %la %la %la %" SCNu64 " %la %la %la %" SCNu64 "%n", &row, &ending, &reason,
-               &c.loss_error, &c.loss_energy, &c.to_prior, &c.to_diagonal, &c.tokens, &c.routed_weight, &w.error2,
-               &w.energy2, &w.weights, &read) != 12 ||
+    if (sscanf(line, "%zu %u %u %la %la %la %la %" SCNu64 " %la %a %a %la %la %" SCNu64 "%n", &row, &ending, &reason,
+               &c.loss_error, &c.loss_energy, &c.to_prior, &c.to_diagonal, &c.tokens, &c.routed_weight, &c.input_most,
+               &c.output_most, &w.error2, &w.energy2, &w.weights, &read) != 14 ||
         line + read != line_end)
         return false;
     size_t output = plan_calibrated_output(p);
@@ -382,9 +382,10 @@ void journal_source(struct journal *j, size_t shard, const char *sha256)
 
 void journal_calibrated(struct journal *j, size_t row, const struct calibrated_result *c, const struct weight_error *w)
 {
-    buf_printf(&j->pending, "round %zu %u %u %a %a %a %a %" PRIu64 " %a %a %a %" PRIu64 "\n", row, (unsigned)c->ending,
-               (unsigned)c->reason, c->loss_error, c->loss_energy, c->to_prior, c->to_diagonal, c->tokens,
-               c->routed_weight, w->error2, w->energy2, w->weights);
+    buf_printf(&j->pending, "round %zu %u %u %a %a %a %a %" PRIu64 " %a %a %a %a %a %" PRIu64 "\n", row,
+               (unsigned)c->ending, (unsigned)c->reason, c->loss_error, c->loss_energy, c->to_prior, c->to_diagonal,
+               c->tokens, c->routed_weight, (double)c->input_most, (double)c->output_most, w->error2, w->energy2,
+               w->weights);
 }
 
 void journal_layer(struct journal *j, uint64_t layer)

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "convert/pipeline_private.h"
 #include "formats/base/file.h"
@@ -13,6 +14,14 @@
 #define STREAM_BLOCK_TOKENS 256u
 /* The solve's own account of the loss and the measured one agree this closely, or a note says so. */
 #define LOSS_AGREES 1e-3
+
+static double now_seconds(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
 
 /* ---- what is written ---- */
 
@@ -158,10 +167,12 @@ static void list_layer(struct pipeline *p, uint64_t layer, uint64_t tokens)
     p->any_expert = false;
     memset(p->linear, 0, sizeof p->linear);
     memset(p->experts, 0, plan->source->arch.experts * sizeof *p->experts);
-    for (size_t i = 0; i < plan->weight_count; i++) {
+    memset(p->most, 0, plan->source->arch.experts * sizeof *p->most);
+    for (size_t k = p->index.begin[layer]; k < p->index.begin[layer + 1]; k++) {
+        size_t i = p->index.rows[k];
         const struct tensor_id *id = &plan->weights[i]->id;
         bool calibrated = p->out->rows[i].calibrated;
-        if (id->layer != (int64_t)layer || id->part == NAME_INPUT_SCALE)
+        if (id->part == NAME_INPUT_SCALE)
             continue;
         if (id->expert >= 0) {
             p->experts[id->expert][id->role - ROLE_EXPERT_GATE] = (uint32_t)i + 1;
@@ -188,26 +199,57 @@ static bool sync_shards(struct pipeline *p, struct err *e)
     return true;
 }
 
-static void journal_rows(struct pipeline *p)
+static void journal_rows(struct pipeline *p, uint64_t layer)
 {
-    for (size_t i = 0; i < p->plan->weight_count; i++)
-        if (p->out->rows[i].calibrated && p->plan->weights[i]->id.layer == (int64_t)p->layer)
+    for (size_t k = p->index.begin[layer]; k < p->index.begin[layer + 1]; k++) {
+        size_t i = p->index.rows[k];
+        if (p->out->rows[i].calibrated)
             journal_calibrated(p->journal, i, &p->result->calibrated[i], &p->result->errors[i]);
-    journal_layer(p->journal, p->layer);
+    }
+    journal_layer(p->journal, layer);
 }
 
-/* What this layer made is on disk before the journal says so, and the journal says so before what led here goes.
+/* What these layers made is on disk before the journal says so, and the journal says so before what led here goes.
  * Nothing comes behind an MTP layer: after is NULL. */
-static bool finish_layer(struct pipeline *p, const struct stream *after, struct err *e)
+static bool save_layers(struct pipeline *p, const struct stream *after, struct err *e)
 {
+    uint64_t before = p->journal->layers_done;
+
     if (!sync_shards(p, e) || (after && !save_stream(p, p->layer, after, e)))
         return false;
-    journal_rows(p);
+    for (uint64_t layer = before; layer <= p->layer; layer++)
+        journal_rows(p, layer);
     if (!journal_flush(p->journal, e))
         return false;
-    if (p->layer > 0)
-        drop_stream(p, p->layer - 1);
+    if (before > 0)
+        drop_stream(p, before - 1);
+    p->saved_at = now_seconds();
     return true;
+}
+
+/* What is known when all tokens have gone through the layer. */
+static void note_most(struct pipeline *p)
+{
+    for (size_t k = p->index.begin[p->layer]; k < p->index.begin[p->layer + 1]; k++) {
+        size_t i = p->index.rows[k];
+        const struct tensor_id *id = &p->plan->weights[i]->id;
+        struct calibrated_result *c = &p->result->calibrated[i];
+        if (!p->out->rows[i].calibrated)
+            continue;
+        c->input_most = id->role == ROLE_EXPERT_DOWN ? p->most[id->expert].act : pipeline_input_most(p, id->role);
+        c->output_most = id->role == ROLE_EXPERT_DOWN ? p->most[id->expert].out : 0;
+    }
+}
+
+/* A save costs a sync and a file as large as the hidden state, so that short layers share one. */
+static bool finish_layer(struct pipeline *p, const struct stream *after, struct err *e)
+{
+    bool last = p->layer + 1 >= p->plan->source->arch.layers;
+
+    note_most(p);
+    if (!last && !signal_cancelled() && now_seconds() - p->saved_at < (double)p->options->save_seconds)
+        return true;
+    return save_layers(p, after, e);
 }
 
 static struct observer begin_layer(struct pipeline *p, uint64_t layer, uint64_t tokens)
@@ -223,6 +265,7 @@ static struct observer begin_layer(struct pipeline *p, uint64_t layer, uint64_t 
         .input = pipeline_on_input,
         .linear = any_linear(p) ? pipeline_on_linear : NULL,
         .expert = p->any_expert ? pipeline_on_expert : NULL,
+        .made = p->any_expert ? pipeline_on_made : NULL,
     };
 }
 
@@ -256,8 +299,8 @@ static bool run_mtp(struct pipeline *p, const struct stream *last, struct err *e
 
 static bool any_calibrated(const struct pipeline *p, uint64_t layer)
 {
-    for (size_t i = 0; i < p->plan->weight_count; i++)
-        if (p->out->rows[i].calibrated && p->plan->weights[i]->id.layer == (int64_t)layer)
+    for (size_t k = p->index.begin[layer]; k < p->index.begin[layer + 1]; k++)
+        if (p->out->rows[p->index.rows[k]].calibrated)
             return true;
     return false;
 }
@@ -309,7 +352,7 @@ static bool finish_shards(struct pipeline *p, struct err *e)
         if (!journal_flush(p->journal, e))
             return false;
     }
-    drop_stream(p, p->plan->source->arch.layers - 1);
+    drop_stream(p, p->plan->source->arch.layers - 1); /* the last layer is always saved */
     return true;
 }
 
@@ -358,10 +401,13 @@ bool pipeline_run(struct plan *plan, size_t output, const struct pipeline_option
         .kernel = kernel_get(),
         .files = mem_alloc(plan->outputs[output].shard_count * sizeof *p.files),
         .experts = mem_alloc((plan->source->arch.experts + 1) * sizeof *p.experts),
+        .most = mem_alloc((plan->source->arch.experts + 1) * sizeof *p.most),
     };
     bool ok = is_whole(&p);
 
     pthread_mutex_init(&p.lock, NULL);
+    layer_rows_make(&p.index, plan, plan->source->arch.layers + 1);
+    p.saved_at = now_seconds();
     if (ok)
         goto done;
     if (!open_forward(&p, o, e))
@@ -373,9 +419,11 @@ done:
     forward_close(p.forward);
     for (size_t i = 0; i < p.out->shard_count; i++)
         shard_file_release(&p.files[i]);
+    layer_rows_release(&p.index);
     mem_free(p.scratch);
     mem_free(p.held);
     mem_free(p.experts);
+    mem_free(p.most);
     mem_free(p.files);
     pthread_mutex_destroy(&p.lock);
     return ok;

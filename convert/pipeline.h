@@ -9,8 +9,9 @@
  *                                      share one input, down sees the rounded gate and up; moments are shrunk towards
  *                                      those of all the layer's tokens; experts that no token reached go by those alone
  *
- * Finished layers are in the journal with the hidden state behind them (STREAM files in the stage), so that a killed
- * run goes on with the layer it was in. No thread count, memory or kill changes a byte. */
+ * Every save_seconds, and behind the last layer, finished layers go to the journal with the hidden state behind them
+ * (STREAM files in the stage); a killed run goes on from there, one that was asked to stop from where it was. No thread
+ * count, memory or kill changes a byte. */
 #ifndef CONVERT_PIPELINE_H
 #define CONVERT_PIPELINE_H
 
@@ -34,6 +35,7 @@ struct pipeline_options {
     const struct batch *batch; /* the calibration text */
     bool propagate;            /* the next layer sees rounded outputs; else those of the source */
     uint64_t min_tokens;       /* an expert with fewer is starved */
+    uint64_t save_seconds;     /* work after which layers are made durable; 0: each layer */
     bool starved_fails;
 };
 

@@ -58,6 +58,7 @@ static bool round_expert(struct pipeline *p, struct expert_room *room, const uin
 
     job.layer = &layer;
     job.tokens = c ? c->count : 0;
+    job.weights = c ? c->weights : NULL;
     job.inputs = read_inputs;
     job.ctx = (void *)c; /* only read */
     if (o->starved_fails && job.tokens < o->min_tokens)
@@ -77,6 +78,18 @@ bool pipeline_on_expert(void *ctx, unsigned worker, const struct expert_call *c,
     struct pipeline *p = ctx;
 
     return round_expert(p, &p->rooms[worker], p->experts[c->expert], c, mlp, e);
+}
+
+void pipeline_on_made(void *ctx, const struct expert_made *m)
+{
+    struct pipeline *p = ctx;
+    struct expert_most *most = &p->most[m->expert];
+    float act = p->kernel->absmax(m->act, m->tokens * m->inner), out = p->kernel->absmax(m->out, m->tokens * m->hidden);
+
+    pthread_mutex_lock(&p->lock);
+    most->act = act > most->act ? act : most->act;
+    most->out = out > most->out ? out : most->out;
+    pthread_mutex_unlock(&p->lock);
 }
 
 /* ---- experts that no token reached ---- */

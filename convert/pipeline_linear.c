@@ -9,10 +9,8 @@
 static enum role input_of(enum role role)
 {
     static const enum role shared[ROLE_COUNT] = {
-        [ROLE_Q_PROJ] = ROLE_Q_A_PROJ,
-        [ROLE_KV_A_PROJ] = ROLE_Q_A_PROJ,
-        [ROLE_DENSE_UP] = ROLE_DENSE_GATE,
-        [ROLE_SHARED_UP] = ROLE_SHARED_GATE,
+        [ROLE_Q_PROJ] = ROLE_Q_A_PROJ,       [ROLE_KV_A_PROJ] = ROLE_Q_A_PROJ, [ROLE_DENSE_UP] = ROLE_DENSE_GATE,
+        [ROLE_SHARED_UP] = ROLE_SHARED_GATE, [ROLE_EXPERT_GATE] = ROLE_ROUTER, [ROLE_EXPERT_UP] = ROLE_ROUTER,
     };
 
     return shared[role] != ROLE_UNKNOWN ? shared[role] : role;
@@ -47,6 +45,11 @@ struct expert_layer pipeline_prior(const struct pipeline *p)
 
     return (struct expert_layer){
         .prior = f->moments.sum ? &f->moments : NULL, .sample = f->kept, .sample_tokens = f->kept_tokens};
+}
+
+float pipeline_input_most(const struct pipeline *p, enum role role)
+{
+    return p->flows[input_of(role)].most;
 }
 
 /* The main thread's scratch is as large as the largest need so far. */
@@ -101,6 +104,8 @@ bool pipeline_on_input(void *ctx, const struct linear_input *in, struct err *e)
     if (!f->chunk)
         flow_open(p, f, in->cols);
     for (size_t t = 0; t < in->tokens; t++, f->seen++) {
+        float most = p->kernel->absmax(in->x + t * in->x_stride, in->cols);
+        f->most = most > f->most ? most : f->most;
         if (!moments_takes(f->seen, all, cap))
             continue;
         float *row = f->chunk + f->chunk_tokens++ * in->cols;

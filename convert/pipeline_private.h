@@ -1,4 +1,4 @@
-/* Inside the pipeline: for its own files. The lock guards shard files, results and `wrote`; all else in struct
+/* Inside the pipeline: for its own files. The lock guards shard files, results and `most`; all else in struct
  * pipeline is the main thread's, and workers read it while experts run. */
 #ifndef CONVERT_PIPELINE_PRIVATE_H
 #define CONVERT_PIPELINE_PRIVATE_H
@@ -7,6 +7,7 @@
 
 #include "convert/calibrated_result.h"
 #include "convert/journal.h"
+#include "convert/layer_rows.h"
 #include "convert/pipeline.h"
 #include "convert/shard_file.h"
 #include "quant/calibrated.h"
@@ -28,6 +29,7 @@ struct flow {
     float *kept; /* [PIPELINE_SPREAD_TOKENS][cols] */
     size_t kept_tokens;
     uint64_t seen;
+    float most; /* largest magnitude of all tokens */
     struct calibrated calibrated;
     void *memory; /* calibrated's; NULL: not made yet */
 };
@@ -36,6 +38,11 @@ struct flow {
 struct expert_room {
     void *memory, *out; /* of quant/expert.h */
     uint8_t *in;        /* an expert that no token reached, as it is stored; the first worker's */
+};
+
+/* Largest magnitudes of an expert's tokens: what entered down_proj, and what left it. */
+struct expert_most {
+    float act, out;
 };
 
 struct pipeline {
@@ -51,6 +58,8 @@ struct pipeline {
     struct shard_file *files; /* [shard_count] */
     unsigned threads;
     const struct kernel *kernel;
+    struct layer_rows index; /* MTP's layer included */
+    double saved_at;         /* on the monotonic clock: what was done until then is durable */
 
     pthread_mutex_t lock;
 
@@ -60,6 +69,7 @@ struct pipeline {
     uint32_t linear[ROLE_COUNT];    /* row index + 1 of a calibrated weight that is no expert's */
     uint32_t (*experts)[MLP_PARTS]; /* [experts]: row index + 1 of its weights, when one of them is calibrated */
     bool any_expert;
+    struct expert_most *most;      /* [experts]; the lock guards it while experts run */
     struct flow flows[ROLE_COUNT]; /* by the role that names the input */
     void *scratch;                 /* the main thread's; grows with the layer's need */
     size_t scratch_bytes;
@@ -82,6 +92,7 @@ bool pipeline_on_linear(void *ctx, uint64_t layer, enum role role, struct coded 
 void pipeline_flows_want(struct pipeline *p); /* from linear and any_expert */
 void pipeline_flows_release(struct pipeline *p);
 struct expert_layer pipeline_prior(const struct pipeline *p); /* what the layer's experts share */
+float pipeline_input_most(const struct pipeline *p, enum role role);
 
 /* ---- pipeline_expert.c ---- */
 
@@ -90,6 +101,7 @@ size_t pipeline_room_bytes(struct pipeline *p); /* of one worker */
 void pipeline_rooms_release(struct pipeline *p);
 bool pipeline_on_expert(void *ctx, unsigned worker, const struct expert_call *c, struct coded mlp[3],
                         struct err *e) CHECKED;
+void pipeline_on_made(void *ctx, const struct expert_made *m);
 /* Experts of the layer that no token reached. */
 bool pipeline_silent_experts(struct pipeline *p, struct err *e) CHECKED;
 

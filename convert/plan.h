@@ -102,15 +102,20 @@ struct plan {
     const struct plan_text *texts;
     size_t text_count;
     bool same_config;        /* config.json is the source's, byte for byte */
+    bool copies_unseen;      /* what is copied may be not finite: its bytes are all that counts */
     const char *report;      /* lines that are printed behind the plan and the result, or NULL */
-    const char *report_json; /* the same, a value for the member "repack" of their JSON */
+    const char *report_json; /* the same, a value for their JSON */
+    const char *report_name; /* its member there */
     const char *calibration; /* what the calibrated rows depend on beside recipe and source, in words; NULL: none are */
+    uint64_t min_tokens;     /* of calibrated ones: an expert that fewer reached is starved */
     struct plan_output *outputs;
     size_t output_count;
     struct job *jobs;
     size_t job_count;
     uint64_t read_bytes, write_bytes;                      /* over all jobs: tensor data */
     size_t in_bytes_max, out_bytes_max, scratch_bytes_max; /* of one job; buffers and scratch are sized by these */
+
+    const struct expert_numbers *renumbering; /* of routed experts; NULL: they keep their numbers */
 };
 
 struct plan_target {

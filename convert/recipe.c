@@ -10,6 +10,14 @@
 
 /* ---- the canonical text ---- */
 
+static void put_widths(struct json_writer *w, const struct recipe_widths *widths)
+{
+    json_begin_object(w, "widths");
+    json_put_double(w, "target_bpw", widths->target_bpw);
+    json_put_string(w, "statistics_sha256", widths->statistics_sha256);
+    json_end(w, '}');
+}
+
 static void write_text(struct recipe *r)
 {
     struct buf text = {0};
@@ -19,6 +27,8 @@ static void write_text(struct recipe *r)
     json_put_string(&w, "name", r->name);
     if (r->description)
         json_put_string(&w, "description", r->description);
+    if (r->widths)
+        put_widths(&w, r->widths);
     json_begin_array(&w, "rules");
     for (size_t i = 0; i < r->rule_count; i++)
         recipe_put_rule(&w, &r->rules[i]);
@@ -79,6 +89,39 @@ static bool read_text(struct recipe *r, const char *key, const struct json *v, c
     return true;
 }
 
+/* A record: the rules already say what came of it. */
+static bool read_widths(struct recipe *r, const struct json_doc *d, const struct json *v, struct err *e)
+{
+    struct recipe_widths *widths = arena_alloc(&r->arena, sizeof *widths);
+    const char *sha256 = NULL;
+
+    if (json_type(v) != JSON_OBJECT)
+        return recipe_wrong_type("widths", "an object", v, e);
+    for (const struct json *m = json_first(v); m; m = json_next(m))
+        if (strcmp(json_key(m), "target_bpw") != 0 && strcmp(json_key(m), "statistics_sha256") != 0)
+            return err_set(e, ERR_FORMAT, "key 'widths' has '%s'; known are target_bpw, statistics_sha256",
+                           json_key(m));
+    if (!json_need_double(d, v, "target_bpw", &widths->target_bpw, e) ||
+        !json_need_string(v, "statistics_sha256", &sha256, e))
+        return err_in(e, "key 'widths'");
+    widths->statistics_sha256 = arena_strdup(&r->arena, sha256);
+    r->widths = widths;
+    return true;
+}
+
+static bool read_member(struct recipe *r, const struct json_doc *d, const struct json *m, struct err *e)
+{
+    const char *key = json_key(m);
+
+    if (strcmp(key, "name") == 0)
+        return read_text(r, key, m, &r->name, e);
+    if (strcmp(key, "description") == 0)
+        return read_text(r, key, m, &r->description, e);
+    if (strcmp(key, "widths") == 0)
+        return read_widths(r, d, m, e);
+    return err_set(e, ERR_FORMAT, "unknown key '%s'; known are name, description, widths, rules", key);
+}
+
 static bool read_recipe(struct recipe *r, const struct json_doc *d, struct err *e)
 {
     const struct json *rules = NULL;
@@ -86,12 +129,9 @@ static bool read_recipe(struct recipe *r, const struct json_doc *d, struct err *
     if (json_type(d->root) != JSON_OBJECT)
         return err_set(e, ERR_FORMAT, "%s, not an object", json_type_name(json_type(d->root)));
     for (const struct json *m = json_first(d->root); m; m = json_next(m)) {
-        const char *key = json_key(m);
-        if (strcmp(key, "rules") == 0)
+        if (strcmp(json_key(m), "rules") == 0)
             rules = m;
-        else if (strcmp(key, "name") != 0 && strcmp(key, "description") != 0)
-            return err_set(e, ERR_FORMAT, "unknown key '%s'; known are name, description, rules", key);
-        else if (!read_text(r, key, m, strcmp(key, "name") == 0 ? &r->name : &r->description, e))
+        else if (!read_member(r, d, m, e))
             return false;
     }
     if (!rules)

@@ -29,10 +29,17 @@
 
 struct recipe_rule; /* recipe.c's */
 
+/* Where rules for widths came from: quern quantize --target-bpw. */
+struct recipe_widths {
+    double target_bpw;
+    const char *statistics_sha256; /* of the file with the losses */
+};
+
 struct recipe {
     struct arena arena;
     const char *name;        /* "int4-fast", or the file's "name" */
     const char *description; /* one line for the model card, or NULL */
+    const struct recipe_widths *widths; /* NULL: none were chosen */
     struct recipe_rule *rules;
     size_t rule_count;
     char *text; /* canonical: what quern.json records; the same for the same rules however written */

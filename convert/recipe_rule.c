@@ -483,6 +483,8 @@ static void put_fp8(struct json_writer *w, const struct scheme *s)
 
     json_put_string(w, "layout", layouts[compressed_tensors ? 1 : 0]);
     json_put_string(w, "scale_dtype", scale_dtypes[s->scale == SCALE_E8M0 ? 1 : 0]);
+    if (s->method != METHOD_ABSMAX)
+        json_put_string(w, "method", scheme_method_name(s->method));
 }
 
 void recipe_put_rule(struct json_writer *w, const struct recipe_rule *rule)

@@ -29,6 +29,15 @@ static enum fused fused_get(const struct weight *w)
     return linear && w->id.layer >= 0 ? fused_of[w->id.role] : FUSED_NONE;
 }
 
+enum role engine_fused_leader(enum role role)
+{
+    enum role first = ROLE_UNKNOWN;
+
+    while (fused_of[role] != FUSED_NONE && fused_of[first] != fused_of[role])
+        first++;
+    return fused_of[role] == FUSED_NONE ? role : first;
+}
+
 static size_t layer_count(const struct engine_weight *w, size_t count)
 {
     int64_t last = -1;

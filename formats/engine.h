@@ -23,6 +23,9 @@ struct engine_weight {
  * schemes and the engines' reason. */
 bool engine_check_fused(const struct engine_weight *w, size_t count, struct err *e) CHECKED;
 
+/* The first role of the set that a role's modules are loaded in, all of a layer's together; alone: the role itself. */
+enum role engine_fused_leader(enum role role);
+
 /* Harmless-looking choices: reported, one line each, through `say`, with the rule's name: "engine-refuses" for what an
  * engine does not load, "engine-limit" for what it runs slowly or needs an option for, or one of its own. */
 void engine_check_limits(const struct engine_weight *w, size_t count,

@@ -39,6 +39,8 @@ static const struct field calibration_fields[] = {
     {"routed_weight", FIELD_ERROR, true,  FIELD(manifest_calibration, routed_weight)},
     {"to_prior",      FIELD_ERROR, true,  FIELD(manifest_calibration, to_prior)},
     {"to_diagonal",   FIELD_ERROR, true,  FIELD(manifest_calibration, to_diagonal)},
+    {"input_most",    FIELD_ERROR, true,  FIELD(manifest_calibration, input_most)},
+    {"output_most",   FIELD_ERROR, true,  FIELD(manifest_calibration, output_most)},
     {"output_error",  FIELD_ERROR, true,  FIELD(manifest_calibration, output_error)},
 };
 static const struct table calibration_table = TABLE(manifest_calibration, calibration_fields, true);
@@ -79,6 +81,13 @@ static const struct field fingerprint_fields[] = {
 };
 static const struct table fingerprint_table = TABLE(manifest_fingerprint, fingerprint_fields, false);
 
+static const struct field super_fields[] = {
+    {"layer",       FIELD_U64,   false, FIELD(manifest_super, layer)},
+    {"expert",      FIELD_U64,   false, FIELD(manifest_super, expert)},
+    {"output_most", FIELD_ERROR, false, FIELD(manifest_super, output_most)},
+};
+static const struct table super_table = TABLE(manifest_super, super_fields, true);
+
 static const struct field manifest_fields[] = {
     {"manifest",             FIELD_VERSION, false, FIELD(manifest, version)},
     {"quern",                FIELD_TEXT,    false, FIELD(manifest, tool_version)},
@@ -86,6 +95,7 @@ static const struct field manifest_fields[] = {
     {"recipe",               FIELD_JSON,    false, FIELD(manifest, recipe_text)},
     {"source_config_sha256", FIELD_SHA256,  false, FIELD(manifest, config_sha256)},
     {"calibration",          FIELD_TEXT,    true,  FIELD(manifest, calibration)},
+    {"super_experts",        FIELD_LIST,    true,  FIELD_N(manifest, supers, super_count), .of = &super_table},
     {"source_files",         FIELD_MAP,     true,  FIELD_N(manifest, sources, source_count), .of = &file_table},
     {"files",                FIELD_MAP,     false, FIELD_N(manifest, files, file_count), .of = &file_table},
     {"dropped",              FIELD_LIST,    false, FIELD_N(manifest, drops, drop_count), .of = &drop_table},

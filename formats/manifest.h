@@ -27,6 +27,7 @@ struct manifest_calibration {
     uint64_t tokens;             /* that reached its input */
     double routed_weight;        /* sum of the router's weights over them; negative: not an expert's */
     double to_prior, to_diagonal; /* shrinkage of the input's moments */
+    double input_most, output_most; /* largest magnitude that entered, and left an expert's down_proj; negative: absent */
     double output_error; /* expected square error of the output, relative to its size; negative: there are no moments */
 };
 
@@ -47,6 +48,12 @@ struct manifest_row {
     size_t source_count;
     double error; /* |W - W'| / |W|, against the source's numbers; negative: exact, or only rounded to a float type */
     struct manifest_calibration *calibration; /* NULL: it is not calibrated */
+};
+
+/* What leaves its down_proj is massive. */
+struct manifest_super {
+    uint64_t layer, expert;
+    double output_most;
 };
 
 struct manifest_drop {
@@ -82,6 +89,8 @@ struct manifest {
     const char *recipe_text;       /* canonical JSON */
     const char *config_sha256;     /* of the source's config.json */
     const char *calibration;       /* the text: tokens, contexts, their SHA-256; or NULL */
+    struct manifest_super *supers; /* super experts, by layer, then expert */
+    size_t super_count;
     struct manifest_file *sources; /* the source's shards; empty unless they were hashed */
     size_t source_count;
     struct manifest_file *files;

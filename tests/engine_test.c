@@ -176,3 +176,20 @@ TEST(engine, limits_of_kernels_are_told_once_for_a_role)
             EXPECT_STR_HAS(l.text, rows[i].want);
     }
 }
+
+TEST(engine, a_set_of_fused_roles_has_one_leader)
+{
+    static const struct {
+        enum role role, leader;
+    } cases[] = {
+        {ROLE_Q_A_PROJ, ROLE_Q_A_PROJ},       {ROLE_KV_A_PROJ, ROLE_Q_A_PROJ},    {ROLE_Q_B_PROJ, ROLE_Q_B_PROJ},
+        {ROLE_DENSE_UP, ROLE_DENSE_GATE},     {ROLE_DENSE_DOWN, ROLE_DENSE_DOWN}, {ROLE_SHARED_UP, ROLE_SHARED_GATE},
+        {ROLE_EXPERT_GATE, ROLE_EXPERT_GATE}, {ROLE_EXPERT_UP, ROLE_EXPERT_GATE}, {ROLE_EXPERT_DOWN, ROLE_EXPERT_GATE},
+        {ROLE_UNKNOWN, ROLE_UNKNOWN},         {ROLE_ROPE_CACHE, ROLE_ROPE_CACHE},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ct_case("%s", role_get(cases[i].role)->name);
+        EXPECT_EQ_I64(cases[i].leader, engine_fused_leader(cases[i].role));
+    }
+}

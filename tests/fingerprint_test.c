@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "convert/proof.h"
 #include "formats/base/file.h"
@@ -103,6 +104,25 @@ TEST(fingerprint, the_prompt_is_text_where_there_is_a_tokenizer_and_seeded_ids_w
     arena_release(&a);
 }
 
+/* A tokenizer that the system would not give was taken for none, and the bundle got another prompt. */
+TEST(fingerprint, a_tokenizer_that_cannot_be_read_is_an_error_and_not_another_prompt)
+{
+    struct fingerprint_options o = {.quiet = true};
+    struct manifest_fingerprint *f = NULL;
+    struct arena a = {0};
+    struct source s = {0};
+    struct err e = {0};
+    const char *dst = path_join(&a, ct_temp_dir(), "loop"), *tokenizer = path_join(&a, dst, "tokenizer.json");
+
+    ASSERT_OK(support_convert(SAMPLE, dst, &(struct conversion_case){.recipe = "bf16"}, &e), e);
+    ASSERT_TRUE(remove(tokenizer) == 0 && symlink("tokenizer.json", tokenizer) == 0);
+    EXPECT_OK(source_open(&s, dst, true, &e), e);
+    EXPECT_FALSE(fingerprint_make(&f, &a, &s, &o, &e));
+    EXPECT_ERR(e, ERR_IO, "tokenizer.json");
+    source_close(&s);
+    arena_release(&a);
+}
+
 /* What the plan foresees is what the written bundle takes. */
 TEST(fingerprint, the_plan_knows_the_cost)
 {
@@ -122,7 +142,7 @@ TEST(fingerprint, the_plan_knows_the_cost)
         EXPECT_OK(source_open(&s, dst, true, &e), e);
         EXPECT_OK(fingerprint_cost(&made, &s, 2, &e), e);
         if (e.code == ERR_NONE) {
-            const struct proof *proofs = proofs_plan(&p.plan, 2, true);
+            const struct proof *proofs = proofs_plan(&p.plan, 2, &(struct proof_wishes){0});
             EXPECT_TRUE(proofs[0].why_not == NULL);
             EXPECT_EQ_U64(made.read_bytes, proofs[0].cost.read_bytes);
             EXPECT_EQ_U64(made.memory_bytes, proofs[0].cost.memory_bytes);

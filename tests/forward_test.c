@@ -26,7 +26,7 @@ static uint64_t least_memory(struct made *m, const struct forward_options *o, co
     return bytes;
 }
 
-TEST(forward, threads_and_memory_change_no_bit)
+TEST(forward, threads_memory_and_slices_change_no_bit)
 {
     static const char *const kinds[] = {"fp8", "v2-lite", "int4"};
     static const enum emulate emulations[] = {EMULATE_NONE, EMULATE_BF16, EMULATE_FP8_ACTIVATIONS};
@@ -41,11 +41,13 @@ TEST(forward, threads_and_memory_change_no_bit)
         made_open(&m);
         struct batch b = made_batch(&m);
         ASSERT_OK(made_run(&m, &first, &b, NULL, &want_hidden, &want, &e), e);
-        for (size_t j = 0; j < 6; j++) {
-            struct forward_options o = {.threads = (unsigned[]){2, 7, 1, 2, 7, 3}[j], .emulate = emulations[i]};
-            if (j >= 2)
-                o.memory_bytes = least_memory(&m, &o, &b) + (j >= 4 ? 60000 * (j - 3) : 0);
-            ct_case("%s, %u threads, %llu bytes", kinds[i], o.threads, (unsigned long long)o.memory_bytes);
+        for (size_t j = 0; j < 9; j++) {
+            struct forward_options o = {
+                .threads = (unsigned[]){2, 7, 1, 2, 7, 3, 1, 7, 2}[j], .emulate = emulations[i], .by_slices = j >= 6};
+            if (j >= 2 && j <= 7)
+                o.memory_bytes = least_memory(&m, &o, &b) + (j == 4 || j == 5 ? 60000 * (j - 3) : 0);
+            ct_case("%s, %u threads, %llu bytes%s", kinds[i], o.threads, (unsigned long long)o.memory_bytes,
+                    o.by_slices ? ", by slices" : "");
             ASSERT_OK(made_run(&m, &o, &b, NULL, &hidden, &logits, &e), e);
             EXPECT_MEM_EQ(want_hidden, hidden, b.tokens * m.arch.hidden_size * sizeof *hidden);
             EXPECT_MEM_EQ(want, logits, b.tokens * m.arch.vocab_size * sizeof *logits);
@@ -124,7 +126,7 @@ TEST(forward, steps_behind_a_prefill_agree_with_the_whole)
 struct watch {
     struct made *made;
     size_t inputs[ROLE_COUNT], linears[ROLE_COUNT], tokens_routed;
-    atomic_size_t expert_tokens, expert_calls;
+    atomic_size_t expert_tokens, expert_calls, made_tokens;
     const float *router_input; /* [tokens][hidden] of layer 1 */
     float *kept;
     bool drop_experts, decode_linears;
@@ -193,6 +195,17 @@ static bool watch_expert(void *ctx, unsigned worker, const struct expert_call *c
     return true;
 }
 
+/* Dropped experts give nothing; the others something. */
+static void watch_made(void *ctx, const struct expert_made *m)
+{
+    struct watch *w = ctx;
+
+    atomic_fetch_add(&w->made_tokens, m->tokens);
+    EXPECT_TRUE(m->inner == w->made->arch.moe_intermediate_size && m->hidden == w->made->arch.hidden_size);
+    EXPECT_TRUE(w->drop_experts == (kernel_get()->absmax(m->act, m->tokens * m->inner) == 0));
+    EXPECT_TRUE(w->drop_experts == (kernel_get()->absmax(m->out, m->tokens * m->hidden) == 0));
+}
+
 TEST(forward, hooks_see_every_input_once_before_the_weight_is_used_and_may_replace_it)
 {
     struct forward_options o = {.threads = 2};
@@ -205,12 +218,13 @@ TEST(forward, hooks_see_every_input_once_before_the_weight_is_used_and_may_repla
     struct batch b = made_batch(&m);
     struct watch w = {.made = &m, .decode_linears = true};
     w.kept = arena_array(&m.maker.arena, MADE_TOKENS * m.arch.hidden_size, sizeof *w.kept);
-    struct observer watching = {.ctx = &w, .input = watch_input, .linear = watch_linear, .expert = watch_expert};
+    struct observer watching = {
+        .ctx = &w, .input = watch_input, .linear = watch_linear, .expert = watch_expert, .made = watch_made};
     ASSERT_OK(made_run(&m, &o, &b, NULL, &want, NULL, &e), e);
     for (uint64_t memory = 0; memory < 2; memory++) {
         memset(w.inputs, 0, sizeof w.inputs);
         memset(w.linears, 0, sizeof w.linears);
-        w.expert_tokens = w.expert_calls = 0;
+        w.expert_tokens = w.expert_calls = w.made_tokens = 0;
         o.memory_bytes = memory ? least_memory(&m, &o, &b) : 0; /* then an expert is larger than a wave */
         ASSERT_OK(made_run(&m, &o, &b, &watching, &got, NULL, &e), e);
         EXPECT_MEM_EQ(want, got, MADE_TOKENS * m.arch.hidden_size * sizeof *got);
@@ -225,6 +239,7 @@ TEST(forward, hooks_see_every_input_once_before_the_weight_is_used_and_may_repla
         EXPECT_EQ_U64(2 * MADE_TOKENS, w.inputs[ROLE_ROUTER]);
         EXPECT_EQ_U64(2, w.linears[ROLE_SHARED_UP]);
         EXPECT_EQ_U64(2 * MADE_TOKENS * 4, w.expert_tokens);
+        EXPECT_EQ_U64(2 * MADE_TOKENS * 4, w.made_tokens);
         EXPECT_TRUE(w.expert_calls <= 2 * 16);
     }
     made_release(&m);
@@ -242,7 +257,7 @@ TEST(forward, experts_of_a_hook_take_the_place_of_the_stored_ones)
     struct batch b = made_batch(&m);
     struct watch w = {.made = &m, .drop_experts = true};
     w.kept = arena_array(&m.maker.arena, MADE_TOKENS * m.arch.hidden_size, sizeof *w.kept);
-    struct observer dropping = {.ctx = &w, .input = watch_input, .expert = watch_expert};
+    struct observer dropping = {.ctx = &w, .input = watch_input, .expert = watch_expert, .made = watch_made};
     ASSERT_OK(made_run(&m, &o, &b, &dropping, &got, NULL, &e), e);
     /* The same model with experts whose down_proj is zero. */
     for (size_t i = 0; i < m.maker.count; i++)

@@ -125,7 +125,9 @@ TEST(journal, says_what_calibration_did_to_the_last_bit)
                                                    .to_prior = 1.0 / 3,
                                                    .to_diagonal = 0.98,
                                                    .tokens = 1234567890123,
-                                                   .routed_weight = 17.25};
+                                                   .routed_weight = 17.25,
+                                                   .input_most = 1.0f / 3,
+                                                   .output_most = 3e38f};
     struct fixture f;
     struct journal j = {0};
     struct run_result *results = NULL;
@@ -146,6 +148,7 @@ TEST(journal, says_what_calibration_did_to_the_last_bit)
     EXPECT_TRUE(got->done && got->ending == ENDING_DIAGONAL && got->reason == REASON_PIVOT);
     EXPECT_TRUE(got->loss_error == 0.1 && got->loss_energy == 3e-200 && got->to_prior == 1.0 / 3);
     EXPECT_TRUE(got->to_diagonal == 0.98 && got->tokens == 1234567890123 && got->routed_weight == 17.25);
+    EXPECT_TRUE(got->input_most == 1.0f / 3 && got->output_most == 3e38f);
     EXPECT_TRUE(results[0].errors[row].energy2 == 1e300);
     journal_close(&j);
     end(&f);

@@ -91,7 +91,7 @@ static struct manifest full_manifest(void)
 {
     static uint64_t shape[] = {256, 128};
     static const char *tensors[] = {"a.weight_packed", "a.weight_scale", "a.weight_shape"}, *sources[] = {"a.weight"};
-    static struct manifest_calibration calibration = {"feedback", "as asked", 7, 2.5, 0.25, 0.5, 0.001};
+    static struct manifest_calibration calibration = {"feedback", "as asked", 7, 2.5, 0.25, 0.5, 3.5, 812, 0.001};
     static struct manifest_row rows[] = {
         {"a.weight", "expert_up", shape, 2, "int4 g128", "search", true, true, "rule 1", tensors, 3, sources, 1, 0.125, &calibration},
         {"b.weight", "norm", shape, 1, "BF16", "copy", false, false, "kept", tensors, 0, sources, 1, -1, NULL},
@@ -99,6 +99,7 @@ static struct manifest full_manifest(void)
     };
     static struct manifest_file files[] = {{"b", 7, SHA256}, {"a \"b\"", 0, SHA256}};
     static struct manifest_drop drops[] = {{"gone", "stale"}};
+    static struct manifest_super supers[] = {{3, 17, 812}};
     static uint32_t ids[] = {5, 4294967295u}, experts[] = {0, 3, 1, 2};
     static double logprobs[] = {-0.12345, -17.5};
     static struct manifest_position positions[] = {{ids, 2, logprobs, 2}, {ids, 0, logprobs, 0}};
@@ -112,6 +113,8 @@ static struct manifest full_manifest(void)
         .recipe_text = "{\"rules\":[1, {\"a\":\"}\"}]}",
         .config_sha256 = SHA256,
         .calibration = "7 tokens",
+        .supers = supers,
+        .super_count = 1,
         .sources = files,
         .source_count = 1,
         .files = files,
@@ -139,7 +142,7 @@ TEST(manifest, what_is_read_is_what_was_written)
 {
     struct manifest full = full_manifest(), least = full, got;
 
-    least.source_count = least.row_count = least.drop_count = 0;
+    least.source_count = least.row_count = least.drop_count = least.super_count = 0;
     least.fingerprint = NULL;
     least.no_fingerprint = "left out";
     for (size_t i = 0; i < 2; i++) {

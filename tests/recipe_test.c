@@ -42,7 +42,11 @@ static const struct {
     {"{}", "recipe 'mine': key 'rules' is missing"},
     {"{\"rules\": {}}", "key 'rules' is an object, not a list"},
     {"{\"rules\": []}", "key 'rules' is an empty list"},
-    {"{\"name\": \"x\", \"rule\": []}", "unknown key 'rule'; known are name, description, rules"},
+    {"{\"widths\": 4.5, \"rules\": []}", "key 'widths' is a number, not an object"},
+    {"{\"widths\": {\"bits\": 4.5}, \"rules\": []}",
+     "key 'widths' has 'bits'; known are target_bpw, statistics_sha256"},
+    {"{\"widths\": {\"target_bpw\": 4.5}, \"rules\": []}", "key 'widths': 'statistics_sha256' is missing"},
+    {"{\"name\": \"x\", \"rule\": []}", "unknown key 'rule'; known are name, description, widths, rules"},
     {"{\"name\": \"\", \"rules\": []}", "key 'name' is empty"},
     {"{\"name\": 1, \"rules\": []}", "key 'name' is a number, not a string"},
     {"{\"description\": null, \"rules\": []}", "key 'description' is null, not a string"},
@@ -146,6 +150,11 @@ static const struct {
     {RULES("{" STAR "\"scheme\": \"fp8-channel\"}"),
      "{\"name\":\"mine\",\"rules\":[{\"match\":\"*\",\"scheme\":\"fp8-channel\",\"layout\":\"compressed-tensors\","
      "\"scale_dtype\":\"f32\"}," KEEP_ALL "]}"},
+    {RULES("{" STAR "\"scheme\": \"fp8-ue8m0\", \"method\": \"ldlq\"}"),
+     "{\"name\":\"mine\",\"rules\":[{\"match\":\"*\",\"scheme\":\"fp8-ue8m0\",\"layout\":\"deepseek\",\"scale_dtype\":"
+     "\"f32\",\"method\":\"ldlq\"}," KEEP_ALL "]}"},
+    {"{\"widths\": {\"statistics_sha256\": \"0af\", \"target_bpw\": 4.50}, \"rules\": [" KEEP_ALL "]}",
+     "{\"name\":\"mine\",\"widths\":{\"target_bpw\":4.5,\"statistics_sha256\":\"0af\"},\"rules\":[" KEEP_ALL "]}"},
 };
 
 TEST(recipe, the_canonical_text_has_every_default_and_parses_to_itself)

@@ -73,11 +73,9 @@ static bool make_keys(const struct attend *a, const float *kv_b, const struct co
                     s->values, worker, e);
 }
 
-static bool make_queries(const struct attend *a, size_t head, const struct context *c, size_t first, size_t count,
+static bool make_queries(const struct attend *a, const float *q_b, const struct context *c, size_t first, size_t count,
                          const struct attend_scratch *s, unsigned worker, struct err *e)
 {
-    const float *q_b = a->q_b + head * key_dim(a) * a->query_width;
-
     if (!multiply(a, q_b, key_dim(a), a->query_width, c->query + first * a->query_width, a->query_width, count,
                   s->query, worker, e))
         return false;
@@ -183,14 +181,14 @@ static void attend_block(const struct attend *a, size_t head, const struct conte
     }
 }
 
-bool attend_head(const struct attend *a, size_t head, const struct context *c, const struct attend_scratch *s,
-                 unsigned worker, struct err *e)
+bool attend_head(const struct attend *a, size_t head, const struct head_rows *w, const struct context *c,
+                 const struct attend_scratch *s, unsigned worker, struct err *e)
 {
-    if (!make_keys(a, a->kv_b + head * (a->nope_dim + a->v_dim) * a->latent_width, c, s, worker, e))
+    if (!make_keys(a, w->kv_b, c, s, worker, e))
         return false;
     for (size_t q = 0; q < c->tokens; q += ATTEND_QUERIES) {
         size_t count = c->tokens - q < ATTEND_QUERIES ? c->tokens - q : ATTEND_QUERIES;
-        if (!make_queries(a, head, c, q, count, s, worker, e))
+        if (!make_queries(a, w->q_b, c, q, count, s, worker, e))
             return false;
         attend_block(a, head, c, q, count, s);
     }
@@ -204,12 +202,11 @@ size_t absorbed_scratch_floats(const struct attend *a)
     return 2 * a->latent_width + a->rope_dim + ATTEND_KEYS;
 }
 
-void attend_absorbed(const struct attend *a, size_t head, const float *query, const float *latents, size_t tokens,
+void attend_absorbed(const struct attend *a, const float *kv_b, const float *query, const float *latents, size_t tokens,
                      float *out, float *scratch)
 {
     const struct vecmath *v = a->crew->kernel->vec;
     size_t rank = a->latent_width, width = rank + a->rope_dim;
-    const float *kv_b = a->kv_b + head * (a->nope_dim + a->v_dim) * rank;
     float *absorbed = scratch, *sum_latent = absorbed + width, *scores = sum_latent + rank;
     float maximum = -INFINITY;
     double sum = 0.0;

@@ -17,13 +17,17 @@
 #define ATTEND_KEYS    128u /* of a tile: the running softmax's steps, so part of what is computed */
 #define ATTEND_QUERIES 256u
 
-/* What all heads of a layer share. Matrices are float32. */
+/* What all heads of a layer share. */
 struct attend {
     const struct crew *crew;
     const struct rope *rope;
     size_t heads, nope_dim, rope_dim, v_dim, query_width, latent_width; /* latent_width: kv_lora_rank */
-    const float *q_b;                                                   /* [heads][nope + rope][query_width] */
-    const float *kv_b;                                                  /* [heads][nope + v][latent_width] */
+};
+
+/* Rows of one head, float32. */
+struct head_rows {
+    const float *q_b;  /* [nope + rope][query_width] */
+    const float *kv_b; /* [nope + v][latent_width] */
 };
 
 /* One context. Latents are kv_lora_rank normed values and then the turned rope part. */
@@ -48,12 +52,12 @@ struct attend_scratch {
 void attend_place(struct attend_scratch *s, const struct attend *a, size_t tokens, struct scratch *memory);
 
 /* Head `head` of all the context's tokens. */
-bool attend_head(const struct attend *a, size_t head, const struct context *c, const struct attend_scratch *s,
-                 unsigned worker, struct err *e) CHECKED;
+bool attend_head(const struct attend *a, size_t head, const struct head_rows *w, const struct context *c,
+                 const struct attend_scratch *s, unsigned worker, struct err *e) CHECKED;
 
 /* The last token of `tokens` whose latents are at hand: query [nope + rope] turned, out [v]. scratch: floats. */
 size_t absorbed_scratch_floats(const struct attend *a);
-void attend_absorbed(const struct attend *a, size_t head, const float *query, const float *latents, size_t tokens,
+void attend_absorbed(const struct attend *a, const float *kv_b, const float *query, const float *latents, size_t tokens,
                      float *out, float *scratch);
 
 #endif

@@ -36,10 +36,10 @@ static void project_place(struct project *p, const struct forward *f, const stru
     size_t d = f->arch->hidden_size;
 
     place_vector(&p->input_norm, l->input_norm, s);
-    place_matrix(&p->kv_a, l->kv_a, s);
+    place_matrix(f, &p->kv_a, l->kv_a, s);
     place_vector(&p->kv_norm, l->kv_a_norm, s);
     if (l->q_a) {
-        place_matrix(&p->q_a, l->q_a, s);
+        place_matrix(f, &p->q_a, l->q_a, s);
         place_vector(&p->q_norm, l->q_a_norm, s);
     }
     p->in = place_rows(s, in, chunk, d);
@@ -168,32 +168,46 @@ static bool project_all(const struct layer_run *r, struct err *e)
 struct heads {
     const struct layer_run *run;
     struct matrix_place q_b, kv_b;
-    float *q_rows, *kv_rows;
+    float *q_rows, *kv_rows;     /* all as float32; by slices: [threads], a head's with what its slice has besides */
+    size_t q_room, kv_room;      /* floats of one of these */
     float *query, *latent, *out; /* of a group of contexts */
     struct attend attend;
     struct attend_scratch *scratch; /* [threads] */
     struct context *contexts;       /* of the group */
 };
 
+struct attend attend_of(const struct forward *f)
+{
+    return (struct attend){
+        .crew = &f->crew,
+        .rope = &f->rope,
+        .heads = f->arch->heads,
+        .nope_dim = f->arch->qk_nope_dim,
+        .rope_dim = f->arch->qk_rope_dim,
+        .v_dim = f->arch->v_dim,
+        .query_width = query_width(f),
+        .latent_width = f->arch->kv_lora_rank,
+    };
+}
+
+/* Floats of all rows, or of those that a worker decodes for a head. */
+static size_t room_of(const struct forward *f, const struct weight *w, uint64_t head_rows)
+{
+    return (f->options.by_slices ? worker_decode_rows(w, head_rows) : w->rows) * w->cols;
+}
+
 static void heads_place(struct heads *h, const struct forward *f, const struct layer_weights *l, size_t group,
                         size_t longest, struct scratch *s)
 {
     const struct arch *a = f->arch;
 
-    h->attend = (struct attend){
-        .crew = &f->crew,
-        .rope = &f->rope,
-        .heads = a->heads,
-        .nope_dim = a->qk_nope_dim,
-        .rope_dim = a->qk_rope_dim,
-        .v_dim = a->v_dim,
-        .query_width = query_width(f),
-        .latent_width = a->kv_lora_rank,
-    };
-    place_matrix(&h->q_b, l->q_b, s);
-    place_matrix(&h->kv_b, l->kv_b, s);
-    h->q_rows = place_floats(s, l->q_b->rows, l->q_b->cols);
-    h->kv_rows = place_floats(s, l->kv_b->rows, l->kv_b->cols);
+    h->attend = attend_of(f);
+    place_matrix(f, &h->q_b, l->q_b, s);
+    place_matrix(f, &h->kv_b, l->kv_b, s);
+    h->q_room = room_of(f, l->q_b, a->qk_nope_dim + a->qk_rope_dim);
+    h->kv_room = room_of(f, l->kv_b, a->qk_nope_dim + a->v_dim);
+    h->q_rows = place_floats(s, f->options.by_slices ? f->crew.threads : 1, h->q_room);
+    h->kv_rows = place_floats(s, f->options.by_slices ? f->crew.threads : 1, h->kv_room);
     h->query = place_rows(s, &f->query, group, query_width(f));
     h->latent = place_rows(s, &f->latent, group, latent_width(f));
     h->out = place_rows(s, &f->heads, group, a->heads * a->v_dim);
@@ -215,13 +229,26 @@ void attention_heads_place(const struct forward *f, const struct layer_weights *
     heads_place(&h, f, l, chunk > longest ? chunk : longest, longest, s);
 }
 
+static bool take_head(const struct heads *h, const struct matrix *w, float *all, size_t room, size_t head, size_t rows,
+                      unsigned worker, const float **out, struct err *e)
+{
+    if (w->source)
+        return worker_decode(&h->run->f->crew, worker, w, head * rows, rows, all + worker * room, out, e);
+    *out = all + head * rows * w->coded.cols;
+    return true;
+}
+
 static bool run_head(void *ctx, size_t job, unsigned worker, struct err *e)
 {
     const struct heads *h = ctx;
+    const struct attend *a = &h->attend;
+    size_t head = job % a->heads, q = a->nope_dim + a->rope_dim, kv = a->nope_dim + a->v_dim;
+    struct head_rows rows;
 
-    return attend_head(&h->attend, job % h->attend.heads, &h->contexts[job / h->attend.heads], &h->scratch[worker],
-                       worker, e) ||
-           err_in(e, "attention of head %zu", job % h->attend.heads);
+    return take_head(h, &h->q_b.matrix, h->q_rows, h->q_room, head, q, worker, &rows.q_b, e) &&
+           take_head(h, &h->kv_b.matrix, h->kv_rows, h->kv_room, head, kv, worker, &rows.kv_b, e) &&
+           (attend_head(a, head, &rows, &h->contexts[job / a->heads], &h->scratch[worker], worker, e) ||
+            err_in(e, "attention of head %zu", head));
 }
 
 /* Some whole contexts, the tokens of which stand together. */
@@ -298,11 +325,11 @@ static bool heads_all(const struct layer_run *r, struct err *e)
     size_t group = f->chunk > f->longest ? f->chunk : f->longest;
 
     heads_place(&h, f, r->weights, group, f->longest, &s);
-    if (!load_matrix(f, &h.q_b, e) || !load_matrix(f, &h.kv_b, e) || !observe_heads(&h, e) ||
-        !crew_decode(&f->crew, &h.q_b.matrix, h.q_rows, e) || !crew_decode(&f->crew, &h.kv_b.matrix, h.kv_rows, e))
+    if (!load_matrix(f, &h.q_b, e) || !load_matrix(f, &h.kv_b, e) || !observe_heads(&h, e))
         return false;
-    h.attend.q_b = h.q_rows;
-    h.attend.kv_b = h.kv_rows;
+    if (!f->options.by_slices &&
+        (!crew_decode(&f->crew, &h.q_b.matrix, h.q_rows, e) || !crew_decode(&f->crew, &h.kv_b.matrix, h.kv_rows, e)))
+        return false;
     return run_groups(&h, group, e);
 }
 
@@ -323,7 +350,7 @@ static void back_place(struct back *p, const struct forward *f, const struct lay
 {
     size_t d = f->arch->hidden_size, width = f->arch->heads * f->arch->v_dim;
 
-    place_matrix(&p->o, l->o, s);
+    place_matrix(f, &p->o, l->o, s);
     p->heads = place_rows(s, &f->heads, chunk, width);
     p->in = place_rows(s, in, chunk, d);
     p->rows = place_rows(s, &f->residual, chunk, d);

@@ -8,6 +8,7 @@
 #include "formats/base/pool.h"
 #include "quant/decode.h"
 #include "quant/vecmath.h"
+#include "verify/layer_weights.h"
 
 /* Rows of a matrix in one job: few enough that there is work for all, enough that a panel is filled. */
 #define LINEAR_ROWS 128u
@@ -34,12 +35,43 @@ void crew_init(struct crew *c, unsigned threads, enum emulate emulate, uint64_t 
 void crew_release(struct crew *c)
 {
     mem_free(c->scratch);
+    mem_free(c->slices);
     *c = (struct crew){0};
 }
 
 void *crew_scratch(const struct crew *c, unsigned worker)
 {
     return c->scratch + worker * c->scratch_bytes;
+}
+
+static uint64_t round_up(uint64_t n, uint64_t to)
+{
+    return (n + to - 1) / to * to;
+}
+
+void crew_take_slices(struct crew *c, size_t slice_bytes)
+{
+    c->slice_bytes = slice_bytes;
+    c->slices = mem_aligned(c->threads * slice_bytes);
+}
+
+uint64_t crew_slice_rows(const struct weight *w)
+{
+    uint64_t rows = round_up(LINEAR_ROWS, scheme_row_multiple(&w->stored));
+
+    return rows < w->rows ? rows : w->rows;
+}
+
+void matrix_by_slices(struct matrix *m, const struct source *s, const struct weight *w)
+{
+    *m = (struct matrix){w->name, {.scheme = w->stored, .rows = w->rows, .cols = w->cols}, s, w};
+}
+
+static bool load_slice(const struct crew *c, unsigned worker, const struct matrix *w, uint64_t row, uint64_t rows,
+                       struct coded *slice, struct err *e)
+{
+    assert(weight_rows_memory_bytes(w->weight, rows) <= c->slice_bytes);
+    return weight_load_rows(w->source, w->weight, row, rows, c->slices + worker * c->slice_bytes, slice, e);
 }
 
 /* ---- rows ---- */
@@ -137,6 +169,22 @@ bool crew_round_input(const struct crew *c, const struct scheme *s, float *x, si
 
 /* ---- products ---- */
 
+/* Rows [row, row + rows). */
+static bool multiply(const struct crew *c, unsigned worker, const struct matrix *w, uint64_t row, uint64_t rows,
+                     const float *x, size_t x_stride, size_t tokens, float *y, size_t y_stride, struct err *e)
+{
+    void *scratch = crew_scratch(c, worker);
+    struct coded slice;
+
+    if (!w->source)
+        return gemm(c->kernel, &w->coded, row, rows, x, x_stride, tokens, y, y_stride, false, scratch, e) ||
+               err_in(e, "tensor '%s'", w->name);
+    if (!load_slice(c, worker, w, row, rows, &slice, e))
+        return false;
+    return gemm(c->kernel, &slice, 0, rows, x, x_stride, tokens, y + row, y_stride, false, scratch, e) ||
+           err_in(e, "tensor '%s', from row %llu", w->name, (unsigned long long)row);
+}
+
 struct linear_job {
     const struct crew *crew;
     const struct matrix *w;
@@ -157,9 +205,8 @@ static bool run_linear(void *ctx, size_t job, unsigned worker, struct err *e)
 
     rows = rows < l->step ? rows : l->step;
     tokens = tokens < CREW_TOKENS ? tokens : CREW_TOKENS;
-    if (!gemm(l->crew->kernel, &l->w->coded, row, rows, l->x + first * l->x_stride, l->x_stride, tokens, y, l->y_stride,
-              false, crew_scratch(l->crew, worker), e))
-        return err_in(e, "tensor '%s'", l->w->name);
+    if (!multiply(l->crew, worker, l->w, row, rows, l->x + first * l->x_stride, l->x_stride, tokens, y, l->y_stride, e))
+        return false;
     for (size_t t = 0; l->crew->emulate == EMULATE_BF16 && t < tokens; t++)
         crew_round(l->crew, y + t * l->y_stride + row, rows);
     return true;
@@ -178,11 +225,6 @@ static bool run_round_input(void *ctx, size_t first, size_t count, unsigned work
             return err_in(e, "input of '%s'", l->w->name);
     }
     return true;
-}
-
-static uint64_t round_up(uint64_t n, uint64_t to)
-{
-    return (n + to - 1) / to * to;
 }
 
 bool crew_linear(const struct crew *c, const struct matrix *w, const float *x, size_t x_stride, size_t tokens, float *y,
@@ -205,12 +247,14 @@ bool worker_linear(const struct crew *c, unsigned worker, const struct matrix *w
                    struct err *e)
 {
     size_t cols = w->coded.cols, rows = w->coded.rows;
+    uint64_t step = w->source ? crew_slice_rows(w->weight) : rows;
 
     for (size_t t = 0; rounds_inputs(c, &w->coded.scheme) && t < tokens; t++)
         if (!crew_round_input(c, &w->coded.scheme, x + t * cols, cols, e))
             return err_in(e, "input of '%s'", w->name);
-    if (!gemm(c->kernel, &w->coded, 0, rows, x, cols, tokens, y, rows, false, crew_scratch(c, worker), e))
-        return err_in(e, "tensor '%s'", w->name);
+    for (uint64_t row = 0; row < rows; row += step)
+        if (!multiply(c, worker, w, row, rows - row < step ? rows - row : step, x, cols, tokens, y, rows, e))
+            return false;
     crew_round(c, y, tokens * rows);
     return true;
 }
@@ -250,4 +294,26 @@ bool crew_decode(const struct crew *c, const struct matrix *w, float *x, struct 
 
     assert(decode_scratch_bytes(&w->coded.scheme, w->coded.cols) <= c->scratch_bytes);
     return pool_run(c->threads, (size_t)((w->coded.rows + d.step - 1) / d.step), run_decode, &d, e);
+}
+
+/* A slice starts where the scheme lets it, and there may be two such starts too many. */
+uint64_t worker_decode_rows(const struct weight *w, uint64_t count)
+{
+    uint64_t multiple = scheme_row_multiple(&w->stored), rows = round_up(count + multiple - 1, multiple);
+
+    return rows < w->rows ? rows : w->rows;
+}
+
+bool worker_decode(const struct crew *c, unsigned worker, const struct matrix *w, uint64_t row, uint64_t count,
+                   float *x, const float **rows, struct err *e)
+{
+    uint64_t multiple = scheme_row_multiple(&w->coded.scheme), first = row / multiple * multiple;
+    uint64_t end = round_up(row + count, multiple), some = (end < w->coded.rows ? end : w->coded.rows) - first;
+    size_t cols = w->coded.cols;
+    struct coded slice;
+
+    *rows = x + (row - first) * cols;
+    return load_slice(c, worker, w, first, some, &slice, e) &&
+           (decode_rows(c->kernel, &slice.scheme, 0, some, some, cols, &slice.parts, x, crew_scratch(c, worker), e) ||
+            err_in(e, "tensor '%s', from row %llu", w->name, (unsigned long long)first));
 }

@@ -21,23 +21,33 @@ struct crew {
     enum emulate emulate;
     uint8_t *scratch; /* [threads][scratch_bytes], for gemm with any matrix of the model */
     size_t scratch_bytes;
-    float *rounded; /* inputs of FP8 linears, rounded; NULL unless emulated */
+    float *rounded;  /* inputs of FP8 linears, rounded; NULL unless emulated */
+    uint8_t *slices; /* [threads][slice_bytes], for rows of matrices that are not in memory; NULL: all are */
+    size_t slice_bytes;
 };
 
 /* max_cols: of the widest matrix. */
 void crew_init(struct crew *c, unsigned threads, enum emulate emulate, uint64_t max_cols);
 void crew_release(struct crew *c);
 void *crew_scratch(const struct crew *c, unsigned worker);
+/* Memory for slices; without it no matrix may be read by them. */
+void crew_take_slices(struct crew *c, size_t slice_bytes);
+/* Rows that a product reads at a time. */
+uint64_t crew_slice_rows(const struct weight *w);
 
 /* Calls fn for ranges of tokens that together are [0, tokens). */
 typedef bool crew_rows_fn(void *ctx, size_t first, size_t count, unsigned worker, struct err *e);
 bool crew_rows(const struct crew *c, size_t tokens, crew_rows_fn *fn, void *ctx, struct err *e) CHECKED;
 
-/* A matrix of the checkpoint in memory. */
+/* A matrix of the checkpoint: in memory, or, when it has a source, without parts and read by slices of rows, each by
+ * the worker that needs it. Both give the same bits. */
 struct matrix {
     const char *name;
     struct coded coded;
+    const struct source *source;
+    const struct weight *weight;
 };
+void matrix_by_slices(struct matrix *m, const struct source *s, const struct weight *w);
 
 /* y = x W^T on all threads; with emulation, inputs or outputs rounded. */
 bool crew_linear(const struct crew *c, const struct matrix *w, const float *x, size_t x_stride, size_t tokens, float *y,
@@ -45,8 +55,13 @@ bool crew_linear(const struct crew *c, const struct matrix *w, const float *x, s
 /* The same on the calling worker alone. x may be rounded in place. */
 bool worker_linear(const struct crew *c, unsigned worker, const struct matrix *w, float *x, size_t tokens, float *y,
                    struct err *e) CHECKED;
-/* All of a matrix as float32 [rows][cols]. */
+/* All of a matrix in memory as float32 [rows][cols]. */
 bool crew_decode(const struct crew *c, const struct matrix *w, float *x, struct err *e) CHECKED;
+/* Rows [row, row + count) of one read by slices: *rows points into x, which has room for worker_decode_rows rows, as a
+ * slice has. */
+uint64_t worker_decode_rows(const struct weight *w, uint64_t count);
+bool worker_decode(const struct crew *c, unsigned worker, const struct matrix *w, uint64_t row, uint64_t count,
+                   float *x, const float **rows, struct err *e) CHECKED;
 
 /* One row each, with what emulation rounds. */
 void crew_norm(const struct crew *c, float *y, const float *x, const float *w, size_t n, double eps);

@@ -1,5 +1,6 @@
 #include "verify/forward.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,14 +18,19 @@
 
 /* ---- pieces of a workspace ---- */
 
-void place_matrix(struct matrix_place *p, const struct weight *w, struct scratch *s)
+void place_matrix(const struct forward *f, struct matrix_place *p, const struct weight *w, struct scratch *s)
 {
     p->weight = w;
-    p->memory = scratch_take(s, weight_memory_bytes(w));
+    if (!f->options.by_slices)
+        p->memory = scratch_take(s, weight_memory_bytes(w));
 }
 
 bool load_matrix(const struct forward *f, struct matrix_place *p, struct err *e)
 {
+    if (f->options.by_slices) {
+        matrix_by_slices(&p->matrix, f->source, p->weight);
+        return true;
+    }
     p->matrix.name = p->weight->name;
     return weight_load(f->source, p->weight, p->memory, &p->matrix.coded, e);
 }
@@ -132,6 +138,34 @@ static uint64_t widest(const struct source *s)
     return cols;
 }
 
+/* Of the largest slice: of a product, or of a head. */
+static size_t slice_bytes(const struct forward *f)
+{
+    const struct arch *a = f->arch;
+    size_t most = 1;
+
+    for (size_t i = 0; i < f->source->weights.count; i++) {
+        const struct weight *w = &f->source->weights.items[i];
+        uint64_t rows = crew_slice_rows(w);
+        if (w->id.role == ROLE_Q_B_PROJ || w->id.role == ROLE_Q_PROJ)
+            rows = worker_decode_rows(w, a->qk_nope_dim + a->qk_rope_dim);
+        if (w->id.role == ROLE_KV_B_PROJ)
+            rows = worker_decode_rows(w, a->qk_nope_dim + a->v_dim);
+        size_t bytes = w->stored.kind == SCHEME_RAW ? 0 : weight_rows_memory_bytes(w, rows);
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
+/* The longest context in which sparse attention leaves nothing out. */
+static uint64_t dense_tokens(const struct source *s)
+{
+    for (size_t i = 0; i < s->weights.count; i++)
+        if (s->weights.items[i].id.role == ROLE_INDEXER_PROJ)
+            return s->arch.index_topk > 0 ? s->arch.index_topk : INDEX_TOPK;
+    return UINT64_MAX;
+}
+
 bool forward_open(struct forward **out, const struct source *s, const struct forward_options *o, struct err *e)
 {
     struct forward *f = mem_alloc(sizeof *f);
@@ -145,12 +179,15 @@ bool forward_open(struct forward **out, const struct source *s, const struct for
     f->layers = arena_array(&f->arena, f->layer_count, sizeof *f->layers);
     f->expert_bytes = arena_array(&f->arena, f->layer_count, sizeof *f->expert_bytes);
     f->store.dir = o->scratch_dir;
+    f->dense_tokens = dense_tokens(s);
     rope_init(&f->rope, &f->arena, f->arch);
     crew_init(&f->crew, o->threads, o->emulate, widest(s));
     if (!find_weights(f, e)) {
         forward_close(f);
         return err_in(e, "forward pass");
     }
+    if (o->by_slices)
+        crew_take_slices(&f->crew, slice_bytes(f));
     *out = f;
     return true;
 }
@@ -194,7 +231,8 @@ static size_t measure_layer(const struct forward *f, const struct layer_weights 
     keep_larger(&most, &s);
     attention_heads_place(f, l, chunk, batch_longest(b), &s);
     keep_larger(&most, &s);
-    absorbed_heads_place(f, l, &s);
+    if (!f->options.by_slices)
+        absorbed_heads_place(f, l, &s);
     keep_larger(&most, &s);
     attention_output_place(f, l, chunk, &s);
     keep_larger(&most, &s);
@@ -227,7 +265,7 @@ static size_t measure(const struct forward *f, const struct batch *b, size_t chu
 /* What is there whatever the chunks are. */
 static uint64_t fixed_bytes(const struct forward *f, const struct batch *b)
 {
-    return f->options.caller_bytes + f->crew.threads * f->crew.scratch_bytes +
+    return f->options.caller_bytes + f->crew.threads * (f->crew.scratch_bytes + f->crew.slice_bytes) +
            (uint64_t)b->tokens * f->arch->qk_rope_dim * sizeof(float);
 }
 
@@ -306,10 +344,6 @@ static bool check_batch(const struct forward *f, const struct batch *b, struct e
 {
     const struct arch *a = f->arch;
     uint64_t limit = a->max_positions < ROPE_POSITIONS_MAX ? a->max_positions : ROPE_POSITIONS_MAX;
-    uint64_t dense = weights_find(&f->source->weights, "model.layers.0.self_attn.indexer.wk.weight")
-                         ? a->index_topk > 0 ? a->index_topk : INDEX_TOPK
-                         : UINT64_MAX;
-
     for (size_t i = 0; i < b->tokens; i++)
         if (b->ids[i] >= a->vocab_size)
             return err_set(e, ERR_FORMAT, "token %zu is %" PRIu32 ", but the vocabulary has %" PRIu64 " entries", i,
@@ -321,11 +355,11 @@ static bool check_batch(const struct forward *f, const struct batch *b, struct e
                            "a context of %zu tokens from position %" PRIu64 " goes past the model's %" PRIu64
                            " positions",
                            s->tokens, s->start_pos, limit);
-        if (s->start_pos + s->tokens > dense)
+        if (s->start_pos + s->tokens > f->dense_tokens)
             return err_set(e, ERR_UNSUPPORTED,
                            "a context of %" PRIu64 " tokens needs the model's sparse attention: %" PRIu64
                            " is the longest that is the same without",
-                           s->start_pos + s->tokens, dense);
+                           s->start_pos + s->tokens, f->dense_tokens);
     }
     return true;
 }
@@ -460,6 +494,7 @@ bool forward_layer(struct forward *f, uint64_t layer, const struct stream *in, s
     struct layer_run r = {
         .f = f, .layer = layer, .weights = &f->layers[layer], .in = in, .out = out, .observer = o ? o : &nobody};
 
+    assert(!f->options.by_slices || (!r.observer->input && !r.observer->linear && !r.observer->expert));
     if (layer >= f->arch->layers && f->mtp_error.code != ERR_NONE) {
         *e = f->mtp_error;
         return false;

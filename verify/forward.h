@@ -42,6 +42,9 @@ struct forward_options {
     uint64_t memory_bytes; /* 0: half of the machine's */
     uint64_t caller_bytes; /* of these, what the caller takes itself */
     enum emulate emulate;
+    /* For few tokens: matrices are read by slices of rows where they are used, so that none is ever whole in memory.
+     * Observers may then have routing alone, there is no forward_step, and what does not fit a chunk is read again. */
+    bool by_slices;
     double mla_norm_eps;     /* of q_a_layernorm and kv_a_layernorm; 0: 1e-6, whatever rms_norm_eps is */
     const char *scratch_dir; /* NULL: $TMPDIR, or /var/tmp */
 };
@@ -78,7 +81,16 @@ struct expert_call {
 /* The inputs of some of its tokens, [count][hidden]. */
 bool expert_inputs(const struct expert_call *c, size_t first, size_t count, float *x, struct err *e) CHECKED;
 
-/* Any member may be NULL. All but `expert` are called by the thread that called forward_layer, in token order. */
+/* What some of an expert's tokens became: what enters down_proj and what it gives, not yet weighted. */
+struct expert_made {
+    uint64_t layer, expert;
+    size_t tokens, inner, hidden;
+    const float *act; /* [tokens][inner] */
+    const float *out; /* [tokens][hidden] */
+};
+
+/* Any member may be NULL. All but `expert` and `made` are called by the thread that called forward_layer, in token
+ * order. */
 struct observer {
     void *ctx;
     bool (*routing)(void *ctx, const struct routing *r, struct err *e);
@@ -90,6 +102,8 @@ struct observer {
     /* A routed expert that got tokens, on a worker thread (worker < forward_threads): gate, up, down as stored, which
      * it may replace by others; they must stay until the same worker is called again, or forward_layer returns. */
     bool (*expert)(void *ctx, unsigned worker, const struct expert_call *c, struct coded mlp[3], struct err *e);
+    /* On a worker thread, several at once maybe for one expert: each token of it once, in any order. */
+    void (*made)(void *ctx, const struct expert_made *m);
 };
 
 /* ---- the pass ---- */

@@ -6,6 +6,7 @@
 #define VERIFY_FORWARD_PRIVATE_H
 
 #include "quant/decode.h"
+#include "verify/attend.h"
 #include "verify/crew.h"
 #include "verify/forward.h"
 #include "verify/layer_weights.h"
@@ -31,6 +32,7 @@ struct forward {
     size_t layer_count;
     size_t *expert_bytes; /* [layer_count]: the largest expert as stored */
     double mla_eps;
+    uint64_t dense_tokens; /* UINT64_MAX: any number */
 
     /* the batch */
     struct batch batch;
@@ -64,7 +66,8 @@ struct matrix_place {
     void *memory;
     struct matrix matrix;
 };
-void place_matrix(struct matrix_place *p, const struct weight *w, struct scratch *s);
+/* By slices: takes and loads nothing. */
+void place_matrix(const struct forward *f, struct matrix_place *p, const struct weight *w, struct scratch *s);
 bool load_matrix(const struct forward *f, struct matrix_place *p, struct err *e) CHECKED;
 struct vector_place {
     const struct weight *weight;
@@ -114,7 +117,8 @@ bool embed_rows(const struct forward *f, const struct weight *embed, const uint3
                 struct err *e) CHECKED;
 bool check_rows(const struct forward *f, uint64_t layer, size_t first, size_t count, const float *rows,
                 struct err *e) CHECKED;
-size_t latent_width(const struct forward *f); /* of a cached row */
-size_t query_width(const struct forward *f);  /* of what enters q_b_proj, or q_proj */
+size_t latent_width(const struct forward *f);     /* of a cached row */
+size_t query_width(const struct forward *f);      /* of what enters q_b_proj, or q_proj */
+struct attend attend_of(const struct forward *f); /* all but the matrices */
 
 #endif

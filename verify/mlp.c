@@ -29,7 +29,7 @@ static void mlp_place(struct mlp *m, const struct forward *f, const struct layer
     m->width = l->mlp[MLP_GATE]->rows;
     place_vector(&m->norm, l->post_norm, s);
     for (size_t i = 0; i < MLP_PARTS; i++)
-        place_matrix(&m->parts[i], l->mlp[i], s);
+        place_matrix(f, &m->parts[i], l->mlp[i], s);
     m->normed = place_floats(s, chunk, d);
     m->gate = place_floats(s, chunk, m->width);
     m->up = place_floats(s, chunk, m->width);

@@ -33,7 +33,7 @@ static size_t block_tokens(size_t chunk)
 }
 
 struct worker_memory {
-    uint8_t *weights; /* one expert as stored */
+    uint8_t *weights; /* one expert as stored; NULL: by slices */
     float *x;         /* [block][hidden] */
     float *gate, *up; /* [block][width] */
     void *router;
@@ -79,7 +79,7 @@ static void moe_place(struct moe *m, const struct forward *f, const struct layer
     m->width = f->arch->moe_intermediate_size;
     m->block = block_tokens(chunk);
     place_vector(&m->norm, l->post_norm, s);
-    place_matrix(&m->router, l->router, s);
+    place_matrix(f, &m->router, l->router, s);
     if (l->router_bias)
         place_vector(&m->bias, l->router_bias, s);
     m->ids = scratch_take(s, tokens * k * sizeof *m->ids);
@@ -96,7 +96,7 @@ static void moe_place(struct moe *m, const struct forward *f, const struct layer
     router_init(&m->rule, f->arch, NULL);
     for (unsigned i = 0; i < f->crew.threads; i++) {
         struct worker_memory w = {
-            .weights = scratch_take(s, f->expert_bytes[layer]),
+            .weights = f->options.by_slices ? NULL : scratch_take(s, f->expert_bytes[layer]),
             .x = place_floats(s, m->block, d),
             .gate = place_floats(s, m->block, m->width),
             .up = place_floats(s, m->block, m->width),
@@ -192,6 +192,16 @@ static size_t expert_tokens(const struct moe *m, size_t expert)
     return m->start[expert + 1] - m->start[expert];
 }
 
+static void show_made(const struct moe *m, const struct expert_call *call, const float *act, const float *out,
+                      size_t count)
+{
+    const struct observer *o = m->run->observer;
+    struct expert_made made = {call->layer, call->expert, count, m->width, m->run->f->arch->hidden_size, act, out};
+
+    if (o->made)
+        o->made(o->ctx, &made);
+}
+
 /* Entries [begin, end) of the lists, at most a block, all of one expert. */
 static bool run_block(const struct moe *m, const struct matrix mlp[MLP_PARTS], const struct expert_call *call,
                       size_t begin, size_t end, unsigned worker, struct err *e)
@@ -206,7 +216,10 @@ static bool run_block(const struct moe *m, const struct matrix mlp[MLP_PARTS], c
         !worker_linear(c, worker, &mlp[MLP_UP], w->x, count, w->up, e))
         return false;
     crew_silu_mul(c, w->gate, w->up, count * m->width);
-    return worker_linear(c, worker, &mlp[MLP_DOWN], w->gate, count, out, e);
+    if (!worker_linear(c, worker, &mlp[MLP_DOWN], w->gate, count, out, e))
+        return false;
+    show_made(m, call, w->gate, out, count);
+    return true;
 }
 
 /* As stored, then as the observer would have it. */
@@ -220,6 +233,10 @@ static bool load_expert(const struct moe *m, const struct expert_call *call, uns
 
     if (!layer_expert(r->f->source, r->layer, call->expert, weights, e))
         return false;
+    for (size_t i = 0; i < MLP_PARTS && r->f->options.by_slices; i++)
+        matrix_by_slices(&mlp[i], r->f->source, weights[i]);
+    if (r->f->options.by_slices)
+        return true;
     for (size_t i = 0; i < MLP_PARTS; i++) {
         if (!weight_load(r->f->source, weights[i], memory, &coded[i], e))
             return false;
@@ -228,7 +245,7 @@ static bool load_expert(const struct moe *m, const struct expert_call *call, uns
     if (r->observer->expert && !r->observer->expert(r->observer->ctx, worker, call, coded, e))
         return err_in(e, "layer %llu, expert %llu", (unsigned long long)r->layer, (unsigned long long)call->expert);
     for (size_t i = 0; i < MLP_PARTS; i++)
-        mlp[i] = (struct matrix){weights[i]->name, coded[i]};
+        mlp[i] = (struct matrix){.name = weights[i]->name, .coded = coded[i]};
     return true;
 }
 

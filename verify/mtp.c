@@ -57,7 +57,7 @@ static void join_place(struct join *j, const struct forward *f, const struct str
     place_vector(&j->norm, f->top.norm, s);
     place_vector(&j->embed_norm, f->mtp.embed_norm, s);
     place_vector(&j->hidden_norm, f->mtp.hidden_norm, s);
-    place_matrix(&j->proj, f->mtp.proj, s);
+    place_matrix(f, &j->proj, f->mtp.proj, s);
     j->hidden = place_floats(s, chunk, d);
     j->embedded = place_floats(s, chunk, d);
     j->joined = place_floats(s, chunk, 2 * d);
@@ -125,6 +125,14 @@ static bool join_all(struct forward *f, const struct mtp_batch *m, const struct 
                 return false;
         }
     return true;
+}
+
+bool mtp_is_stored(const struct source *s)
+{
+    for (size_t i = 0; i < s->weights.count; i++)
+        if (s->weights.items[i].id.role == ROLE_MTP_PROJ)
+            return s->arch.mtp_layers > 0;
+    return false;
 }
 
 bool forward_mtp(struct forward *f, const struct mtp_batch *m, const struct stream *last, struct stream *out,

@@ -43,20 +43,9 @@ struct absorbed {
 
 static void place(struct absorbed *p, const struct forward *f, const struct layer_weights *l, struct scratch *s)
 {
-    const struct arch *a = f->arch;
-
-    p->attend = (struct attend){
-        .crew = &f->crew,
-        .rope = &f->rope,
-        .heads = a->heads,
-        .nope_dim = a->qk_nope_dim,
-        .rope_dim = a->qk_rope_dim,
-        .v_dim = a->v_dim,
-        .query_width = query_width(f),
-        .latent_width = a->kv_lora_rank,
-    };
-    place_matrix(&p->q_b, l->q_b, s);
-    place_matrix(&p->kv_b, l->kv_b, s);
+    p->attend = attend_of(f);
+    place_matrix(f, &p->q_b, l->q_b, s);
+    place_matrix(f, &p->kv_b, l->kv_b, s);
     p->kv_rows = place_floats(s, l->kv_b->rows, l->kv_b->cols);
     p->query = place_floats(s, 1, l->q_b->rows);
     p->scratch = place_floats(s, f->crew.threads, absorbed_scratch_floats(&p->attend));
@@ -78,9 +67,11 @@ static bool run_head(void *ctx, size_t head, unsigned worker, struct err *e)
     float *query = p->query + head * (a->nope_dim + a->rope_dim);
     float *scratch = p->scratch + worker * absorbed_scratch_floats(a);
 
+    const float *kv_b = p->kv_rows + head * (a->nope_dim + a->v_dim) * a->latent_width;
+
     (void)e;
     rope_turn(a->rope, p->run->f->turns, query + a->nope_dim, a->crew->emulate == EMULATE_BF16);
-    attend_absorbed(a, head, query, layer_rows(c, p->run->layer), c->tokens + 1, p->out + head * a->v_dim, scratch);
+    attend_absorbed(a, kv_b, query, layer_rows(c, p->run->layer), c->tokens + 1, p->out + head * a->v_dim, scratch);
     crew_round(a->crew, p->out + head * a->v_dim, a->v_dim);
     return true;
 }
@@ -99,7 +90,6 @@ bool absorbed_heads_run(const struct layer_run *r, struct err *e)
     bool ok = load_matrix(f, &p.q_b, e) && load_matrix(f, &p.kv_b, e) &&
               crew_decode(&f->crew, &p.kv_b.matrix, p.kv_rows, e) && stream_read(&f->query, 0, 1, buffer, &input, e) &&
               crew_linear(&f->crew, &p.q_b.matrix, input, query_width(f), 1, p.query, r->weights->q_b->rows, e);
-    p.attend.kv_b = p.kv_rows;
     ok = ok && pool_run(f->crew.threads, p.attend.heads, run_head, &p, e) && stream_write(&f->heads, 0, 1, p.out, e);
     mem_free(buffer);
     return ok;
@@ -116,7 +106,7 @@ static bool walk(struct forward *f, struct cache *c, const uint32_t *ids, size_t
     struct stream streams[2] = {{0}};
     bool ok = false;
 
-    assert(count <= c->room - c->tokens);
+    assert(count <= c->room - c->tokens && !f->options.by_slices);
     if (!forward_begin(f, &b, e) || !forward_stream(f, &streams[0], e) || !forward_stream(f, &streams[1], e) ||
         !forward_embed(f, &streams[0], e))
         goto done;

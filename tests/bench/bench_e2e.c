@@ -9,6 +9,12 @@
  * On disk, cold: the same bytes, which are the input read and the output written; so cat of the input, cold, and cp of
  * the output, which is in memory, with a sync behind it. Quern's run ends with the output synced.
  *
+ * The bars are about converting, so these run with --no-fingerprint; one row has it, with the forward pass that it
+ * takes.
+ *
+ * Scaling: the same at three sizes. Beside each stands what the machine takes to read as much and to write as much, for
+ * its pages do not cost the same at any size: where both slow down alike, it is the machine.
+ *
  *   SIZE       of the checkpoint in bytes (2000000000)
  *   ROUNDS     (5)
  *   BENCH_DIR  a folder on tmpfs (/dev/shm)
@@ -33,6 +39,8 @@
 #define GIGA          1e9
 #define PEAK_BAR      300e6
 #define SCALE_EXPERTS "6" /* a layer is then 0.5 GB */
+#define SCALE_ROUNDS  3
+#define BARE          "--no-fingerprint"
 
 static struct arena arena;
 static const char *quern, *generator; /* programs */
@@ -155,15 +163,19 @@ static double copy_seconds(const struct place *p, const char *from)
     return seconds;
 }
 
+static double read_seconds(const char *dir)
+{
+    return must(run((const char *const[]){"sh", "-c", "cat \"$0\"/* >/dev/null", dir, NULL}), "cat failed");
+}
+
 /* The machine's own time for the bytes that a run reads and writes. */
 static double machine_seconds(const struct place *p)
 {
     if (!p->disk)
         return copy_seconds(p, p->in) + copy_seconds(p, p->out);
     make_cold(p);
-    double read = must(run((const char *const[]){"sh", "-c", "cat \"$0\"/* >/dev/null", p->in, NULL}), "cat failed");
-    must(run((const char *const[]){"sh", "-c", "cat \"$0\"/* >/dev/null", p->out, NULL}),
-         "cat failed"); /* into memory */
+    double read = read_seconds(p->in);
+    read_seconds(p->out); /* into memory */
     sync();
     return read + copy_seconds(p, p->out);
 }
@@ -178,7 +190,8 @@ static struct outcome quern_run(const struct place *p, const char *const argv[],
 }
 
 struct task {
-    const char *name, *command, *option, *value, *extra;
+    const char *name, *command, *option, *value;
+    const char *extra[2];
     double bar; /* 0: none */
 };
 
@@ -195,8 +208,8 @@ static const char *bar_text(double bar)
 /* A run that does not count says what will be written. */
 static void compare(const struct place *p, const struct task *t, unsigned round_count)
 {
-    const char *argv[] = {quern,     t->command, t->option, t->value, "--threads", THREADS,
-                          "--quiet", p->in,      p->out,    t->extra, NULL};
+    const char *argv[] = {quern,     t->command, t->option, t->value,    "--threads", THREADS,
+                          "--quiet", p->in,      p->out,    t->extra[0], t->extra[1], NULL};
     double ours[ROUNDS_MAX] = {0}, cpu[ROUNDS_MAX] = {0}, theirs[ROUNDS_MAX] = {0}, ratio[ROUNDS_MAX] = {0};
     uint64_t peak = 0;
 
@@ -267,10 +280,11 @@ static void touch_pages(const char *dir)
 static void bench_tmpfs(const char *dir, uint64_t bytes)
 {
     static const struct task tasks[] = {
-        {"int4-absmax", "quantize", "--recipe", "int4-absmax", NULL, 1.3},
-        {"bf16", "convert", "--to", "bf16", NULL, 1.3},
-        {"int4-absmax --hash-source", "quantize", "--recipe", "int4-absmax", "--hash-source", 1.7},
-        {"int4-fast (search)", "quantize", "--recipe", "int4-fast", NULL, 0},
+        {"int4-absmax", "quantize", "--recipe", "int4-absmax", {BARE}, 1.3},
+        {"bf16", "convert", "--to", "bf16", {BARE}, 1.3},
+        {"int4-absmax --hash-source", "quantize", "--recipe", "int4-absmax", {BARE, "--hash-source"}, 1.7},
+        {"int4-absmax, fingerprint", "quantize", "--recipe", "int4-absmax", {NULL}, 0},
+        {"int4-fast (search)", "quantize", "--recipe", "int4-fast", {BARE}, 0},
     };
     struct place p = place_make(dir, false);
 
@@ -284,8 +298,9 @@ static void bench_tmpfs(const char *dir, uint64_t bytes)
 static void bench_disk(const char *dir, uint64_t bytes)
 {
     static const struct task tasks[] = {
-        {"int4-absmax", "quantize", "--recipe", "int4-absmax", NULL, 1.2},
-        {"bf16", "convert", "--to", "bf16", NULL, 1.2},
+        {"int4-absmax", "quantize", "--recipe", "int4-absmax", {BARE}, 1.2},
+        {"bf16", "convert", "--to", "bf16", {BARE}, 1.2},
+        {"int4-absmax, fingerprint", "quantize", "--recipe", "int4-absmax", {NULL}, 0},
     };
     struct place p = place_make(dir, true);
 
@@ -311,7 +326,9 @@ static uint64_t weight_count(const char *dir)
 }
 
 struct point {
-    double rate, peak;
+    double rate;    /* weights a second */
+    double machine; /* the same if reading and writing were all */
+    double peak;    /* bytes, with the fingerprint */
 };
 
 /* As the built-in int4-all, with absmax: nearly all that is written is int4, so that 8 GB and their output fit. */
@@ -331,35 +348,70 @@ static const char *write_recipe(const char *dir)
 
 static struct point measure(const struct place *p, const char *recipe, const char *layers)
 {
-    const char *argv[] = {quern, "quantize", "--recipe", recipe, "--threads", THREADS, "--quiet", p->in, p->out, NULL};
-    double seconds[3] = {0}, user[3] = {0}, system[3] = {0};
+    const char *argv[] = {quern,     "quantize", "--recipe", recipe, "--threads", THREADS,
+                          "--quiet", p->in,      p->out,     NULL,   NULL};
+    double seconds[SCALE_ROUNDS] = {0}, user[SCALE_ROUNDS] = {0}, system[SCALE_ROUNDS] = {0};
+    double machine[SCALE_ROUNDS] = {0};
     struct point point = {0};
 
     generate_layers(p->in, layers);
     double weights = (double)weight_count(p->in);
-    must(quern_run(p, argv, 0), "quern failed");
-    for (unsigned i = 0; i < 3; i++) {
+    struct outcome first = quern_run(p, argv, 0); /* with the fingerprint */
+    must(first, "quern failed");
+    point.peak = (double)first.peak_bytes;
+    argv[9] = BARE;
+    for (unsigned i = 0; i < SCALE_ROUNDS; i++) {
         struct outcome o = quern_run(p, argv, tree_bytes(p->out));
         seconds[i] = must(o, "quern failed");
         user[i] = o.user_seconds;
         system[i] = o.system_seconds;
         point.peak = fmax(point.peak, (double)o.peak_bytes);
+        machine[i] = read_seconds(p->in) + copy_seconds(p, p->out);
     }
-    point.rate = weights / least(seconds, 3);
-    printf("%-3s layers %5.2f B weights   %.2f G weights/s   CPU ns a weight: user %.2f, system %.2f   peak %.0f MB\n",
-           layers, weights / GIGA, point.rate / GIGA, GIGA * least(user, 3) / weights,
-           GIGA * least(system, 3) / weights, point.peak / 1e6);
+    point.rate = weights / least(seconds, SCALE_ROUNDS);
+    point.machine = weights / least(machine, SCALE_ROUNDS);
+    printf("%-3s layers %5.2f B weights   %.2f G weights/s, cat in + cp out %.2f: ratio %.2f   CPU ns a weight: user "
+           "%.2f, system %.2f   peak %.0f MB%s\n",
+           layers, weights / GIGA, point.rate / GIGA, point.machine / GIGA, point.machine / point.rate,
+           GIGA * least(user, SCALE_ROUNDS) / weights, GIGA * least(system, SCALE_ROUNDS) / weights, point.peak / 1e6,
+           verdict(point.peak, PEAK_BAR));
     fflush(stdout);
     remove_tree(p->out);
     remove_tree(p->in);
     return point;
 }
 
+static double spread(const double *values, size_t count)
+{
+    double most = values[0];
+
+    for (size_t i = 1; i < count; i++)
+        most = fmax(most, values[i]);
+    return most / least(values, count);
+}
+
+/* Most over least of each. */
+static void print_spread(const struct point *points, size_t count)
+{
+    double rate[3], machine[3], ratio[3], peak[3];
+
+    for (size_t i = 0; i < count; i++) {
+        rate[i] = points[i].rate;
+        machine[i] = points[i].machine;
+        ratio[i] = points[i].machine / points[i].rate;
+        peak[i] = points[i].peak;
+    }
+    printf("most over least: weights/s %.2f (bar 1.1)%s; of cat and cp %.2f, of the ratio to them %.2f; memory %.2f "
+           "(bar 1.1)%s\n",
+           spread(rate, count), verdict(spread(rate, count), 1.1), spread(machine, count), spread(ratio, count),
+           spread(peak, count), verdict(spread(peak, count), 1.1));
+}
+
 static void bench_scaling(const char *dir, uint64_t bytes)
 {
     static const char *const layers[] = {"1", "4", "16"};
     struct place p = place_make(dir, false);
-    struct point least = {0}, most = {0};
+    struct point points[3] = {{0}};
     size_t done = 0;
 
     struct err e = {0};
@@ -368,23 +420,18 @@ static void bench_scaling(const char *dir, uint64_t bytes)
         give_up(e.text);
     const char *recipe = write_recipe(dir);
 
-    printf("scaling, tmpfs, all linear layers int4 absmax, %s threads, best of 3\n", THREADS);
+    printf("scaling, tmpfs, all linear layers int4 absmax, %s threads, best of %d\n", THREADS, SCALE_ROUNDS);
     for (; done < 3; done++) {
-        /* In, out and what is ahead: 0.5 and 0.3 GB a layer. */
-        uint64_t need = (uint64_t)atoi(layers[done]) * 1000000000u;
+        /* In, out, its copy and what is ahead: 0.5 and twice 0.3 GB a layer. */
+        uint64_t need = (uint64_t)atoi(layers[done]) * 1100000000u;
         if (need > room(dir) || need > 8 * bytes) {
             printf("%-3s layers SKIPPED: %.1f GB needed\n", layers[done], (double)need / GIGA);
             break;
         }
-        struct point now_point = measure(&p, recipe, layers[done]);
-        least =
-            done == 0 ? now_point : (struct point){fmin(least.rate, now_point.rate), fmin(least.peak, now_point.peak)};
-        most = done == 0 ? now_point : (struct point){fmax(most.rate, now_point.rate), fmax(most.peak, now_point.peak)};
+        points[done] = measure(&p, recipe, layers[done]);
     }
     if (done > 1)
-        printf("fastest over slowest %.2f (bar 1.1)%s   most over least memory %.2f (bar 1.1)%s\n",
-               most.rate / least.rate, verdict(most.rate / least.rate, 1.1), most.peak / least.peak,
-               verdict(most.peak / least.peak, 1.1));
+        print_spread(points, done);
 }
 
 /* ---- all ---- */

@@ -30,7 +30,7 @@ static uint64_t draw(uint64_t below)
 
 /* ---- commands ---- */
 
-enum { BF16, INT4, ALSO, KEEP, OVER, DELETES, CALIBRATED, REPACK, COMMAND_COUNT };
+enum { BF16, INT4, ALSO, KEEP, OVER, DELETES, CALIBRATED, RARELY, REPACK, COMMAND_COUNT };
 
 static const struct command_line commands[COMMAND_COUNT] = {
     [BF16] = {.name = "convert", .args = {"convert", "--to", "bf16", "--shard-size", "1M", "$S", "$A"}},
@@ -47,8 +47,11 @@ static const struct command_line commands[COMMAND_COUNT] = {
                           "$S", "$A"},
                  .deletes = true},
     [CALIBRATED] = {.name = "calibrated",
-                    .args = {"quantize", "--recipe", "int4", "--tokens", "512", "--context", "128", "--shard-size",
-                             "600000", "$S", "$A"}},
+                    .args = {"quantize", "--recipe", "int4", "--tokens", "512", "--context", "128", "--save-every", "0",
+                             "--shard-size", "600000", "$S", "$A"}},
+    [RARELY] = {.name = "calibrated, saved at the end",
+                .args = {"quantize", "--recipe", "int4", "--tokens", "512", "--context", "128", "--shard-size",
+                         "600000", "$S", "$A"}},
     [REPACK] = {.name = "repack",
                 .args = {"repack", "--layout", "expert-aligned", "--experts-json", "--shard-size", "1M", "$S", "$A"}},
 };
@@ -192,7 +195,7 @@ static void kill_once(int command, unsigned threads, const char *fault)
 
 static void kill_class(void)
 {
-    int rounds = quick ? 8 : 90;
+    int rounds = quick ? COMMAND_COUNT : 90;
 
     for (int i = 0; i < rounds; i++) {
         int command = i % COMMAND_COUNT;
