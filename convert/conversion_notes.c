@@ -67,9 +67,12 @@ void conversion_note_plan(const struct plan *p)
     }
 }
 
-void conversion_note_proofs(const struct plan *p, const struct proof *proofs, bool left_out)
+void conversion_note_proofs(const struct plan *p, const struct proof *proofs, const struct proof_wishes *wishes)
 {
-    for (size_t o = 0; o < p->output_count && !left_out; o++)
+    for (size_t o = 0; o < p->output_count && !wishes->no_fingerprint; o++) {
         if (proofs[o].why_not)
             log_note("there will be no fingerprint in '%s': %s", p->outputs[o].dir, proofs[o].why_not);
+        if (proofs[o].renumbering && proofs[o].why_unproved && !wishes->no_proof)
+            log_note("that the renumbered model is the same function will not be proved: %s", proofs[o].why_unproved);
+    }
 }
