@@ -303,6 +303,12 @@ static bool compare_io(const struct scene *s, const char *what)
     return true;
 }
 
+static bool make_trace(const struct scene *s)
+{
+    return run((const char *[]){s->routing, s->src, s->trace, "--communities", "8", "--tokens", "2000", NULL}, NULL,
+               NULL);
+}
+
 static bool pack(const struct scene *s)
 {
     return run((const char *[]){s->quern, "repack", "-q", "--order", "coactive", "--stats", s->trace,
@@ -320,11 +326,10 @@ static bool plan_of(const struct scene *s, const char *layout)
 static bool fp8_experts(const struct scene *s)
 {
     printf("\non the disk of '%s', FP8 experts of 44 MB\n", setting("DISK_DIR", "build"));
-    bool made =
-        run((const char *[]){s->generate, "--layers", setting("LAYERS", "3"), "--dense", "0", "--experts", "64", s->src,
-                             NULL},
-            NULL, NULL) &&
-        run((const char *[]){s->routing, s->src, s->trace, "--communities", "8", "--tokens", "2000", NULL}, NULL, NULL);
+    bool made = run((const char *[]){s->generate, "--layers", setting("LAYERS", "3"), "--dense", "0", "--experts", "64",
+                                     s->src, NULL},
+                    NULL, NULL) &&
+                make_trace(s);
     bool ok = made && (wanted("copy") ? against_copy(s) : pack(s));
     /* A missed bar is no reason to leave the rest out. */
     if (!wanted("io"))
@@ -333,7 +338,7 @@ static bool fp8_experts(const struct scene *s)
     return ok;
 }
 
-/* Made of the FP8 ones, whose trace is theirs too. */
+/* Made of the FP8 ones, with the same trace, but under their own name. */
 static bool int4_experts(struct scene *s)
 {
     char *src = path_join(&arena, s->dir, "int4");
@@ -343,7 +348,7 @@ static bool int4_experts(struct scene *s)
               remove_dir(s->src) && remove_dir(s->out);
 
     s->src = src;
-    return ok && pack(s) && plan_of(s, "expert") && compare_io(s, "int4 experts of 22 MB");
+    return ok && make_trace(s) && pack(s) && plan_of(s, "expert") && compare_io(s, "int4 experts of 22 MB");
 }
 
 static bool disk(const char *program)
