@@ -125,6 +125,27 @@ TEST(fingerprint, a_tokenizer_that_cannot_be_read_is_an_error_and_not_another_pr
     arena_release(&a);
 }
 
+/* DeepSeek-V3's kv_a_proj has 576 rows in blocks of 128: the last slice is half a block, and met an assertion. */
+TEST(fingerprint, a_matrix_that_ends_within_a_block_is_read_by_slices)
+{
+    struct conversion_case c = {.recipe = "[{\"match\": \"*\", \"scheme\": \"keep\"}]", .fingerprint = true};
+    struct model ragged = models[MODEL_TINY];
+    struct ckpt_maker m = {0};
+    struct arena a = {0};
+    struct arch arch;
+    struct err e = {0};
+    const char *src = ct_temp_dir();
+
+    ragged.kv_lora = 128; /* and 32 of rope: 160 rows */
+    m.config = model_config(&m.arena, &ragged);
+    ASSERT_OK(arch_parse(&arch, &m.arena, m.config, strlen(m.config), &e), e);
+    ckpt_model(&m, &arch, &support_fp8, NULL);
+    ckpt_write(&m, src);
+    EXPECT_OK(support_convert(src, path_join(&a, ct_temp_dir(), "dst"), &c, &e), e);
+    ckpt_release(&m);
+    arena_release(&a);
+}
+
 /* What the plan foresees is what the written bundle takes. */
 TEST(fingerprint, the_plan_knows_the_cost)
 {

@@ -70,7 +70,7 @@ void matrix_by_slices(struct matrix *m, const struct source *s, const struct wei
 static bool load_slice(const struct crew *c, unsigned worker, const struct matrix *w, uint64_t row, uint64_t rows,
                        struct coded *slice, struct err *e)
 {
-    assert(weight_rows_memory_bytes(w->weight, rows) <= c->slice_bytes);
+    assert(c->slices);
     return weight_load_rows(w->source, w->weight, row, rows, c->slices + worker * c->slice_bytes, slice, e);
 }
 
