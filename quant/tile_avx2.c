@@ -3,7 +3,10 @@
 
 #include <immintrin.h>
 
-/* Four rows by sixteen columns: eight sums, as many as two units of latency four can have on the way. */
+#include "quant/unroll.h"
+
+/* Four rows by sixteen columns: eight sums, as many as two units of latency four can have on the way. Every loop over
+ * them is unrolled: with one that is not, gcc keeps them in memory and stores them at each step. */
 #define ROWS 4
 #define VECS 2
 #define WIDE 8
@@ -13,6 +16,7 @@ static void quarter(float *c, size_t c_stride, const float *a, size_t a_row, siz
 {
     __m256 sum[ROWS][VECS];
 
+    UNROLL
     for (size_t r = 0; r < ROWS; r++) {
         sum[r][0] = _mm256_load_ps(c + r * c_stride);
         sum[r][1] = _mm256_load_ps(c + r * c_stride + WIDE);
@@ -20,13 +24,14 @@ static void quarter(float *c, size_t c_stride, const float *a, size_t a_row, siz
     for (size_t t = 0; t < steps; t++, a += a_step, b += TILE_COLS) {
         __m256 b0 = _mm256_load_ps(b), b1 = _mm256_load_ps(b + WIDE);
 
-#pragma GCC unroll 4
+        UNROLL
         for (size_t r = 0; r < ROWS; r++) {
             __m256 x = _mm256_broadcast_ss(a + r * a_row);
             sum[r][0] = _mm256_fmadd_ps(x, b0, sum[r][0]);
             sum[r][1] = _mm256_fmadd_ps(x, b1, sum[r][1]);
         }
     }
+    UNROLL
     for (size_t r = 0; r < ROWS; r++) {
         _mm256_store_ps(c + r * c_stride, sum[r][0]);
         _mm256_store_ps(c + r * c_stride + WIDE, sum[r][1]);

@@ -1,7 +1,7 @@
 # usage: QUERN=build/quern quality.sh        (by `make bench-quality`)
 # What calibration is worth on the sample: mean KL of each method against the source, as ratios, and the paired
-# differences with their standard errors. calibration.txt fits, evaluation.txt measures, contexts of 256, the length
-# that the sample was trained with.
+# differences with their standard errors; for FP8 the errors of layers too. calibration.txt fits, evaluation.txt
+# measures, contexts of 256, the length that the sample was trained with.
 set -eu
 cd "$(dirname "$0")/../.."
 scratch=$(mktemp -d)
@@ -15,9 +15,15 @@ recipe() {
         "$1" "$2" "$3" >"$scratch/$1.json"
 }
 
+# fp8 NAME MATCH METHOD: power-of-two scales from the sample's own, which are none
+fp8() {
+    printf '{"name": "%s", "rules": [{"match": %s, "scheme": "fp8-ue8m0", "method": "%s"},
+        {"match": "*", "scheme": "keep"}]}\n' "$1" "$2" "$3" >"$scratch/$1.json"
+}
+
 # bundle NAME TOKENS
 bundle() {
-    "$QUERN" quantize -q samples/tiny-v3 "$scratch/$1-$2" --recipe "$scratch/$1.json" \
+    "$QUERN" quantize -q --allow-unfused samples/tiny-v3 "$scratch/$1-$2" --recipe "$scratch/$1.json" \
         --text samples/text/calibration.txt --tokens "$2" --context 256 >"$scratch/log"
 }
 
@@ -41,6 +47,21 @@ compare() {
     }'
 }
 
+# layers NAME OTHER BAR, of the last compare: squared errors of what a layer adds, its input being the source's
+layers() {
+    awk -v name="$1" -v other="$2" -v bar="$3" '
+        /"local_error":/ { sub(/.*"local_error":/, ""); sub(/,.*/, ""); error[n++] = $0 * $0 }
+        END {
+            for (i = 0; i < n / 2; i++) {
+                a += error[i]
+                b += error[n / 2 + i]
+                each = each sprintf(" %.3f", error[i] / error[n / 2 + i])
+            }
+            printf "%-20s layer output error, squared, against %s: %.3fx (goal %sx), by layer%s\n", name, other,
+                a / b, bar, each
+        }' "$scratch/pair.json"
+}
+
 experts='"routed_expert"'
 all='["routed_expert", "shared_expert", "dense_mlp", "attention"]'
 for method in absmax search gptq ldlq; do
@@ -62,3 +83,17 @@ compare ldlq-2048 gptq-2048 0.78
 echo "all linear layers but kv_b_proj int4 g128, 16,384 calibration tokens"
 compare all-ldlq-16384 all-absmax-16384 0.55
 compare all-ldlq-16384 all-gptq-16384 -
+
+residual='["q_a_proj", "kv_a_proj", "dense_gate", "dense_up", "shared_gate", "shared_up", "expert_gate", "expert_up"]'
+for method in absmax ldlq; do
+    fp8 "fp8-$method" '"*"' "$method"
+    fp8 "residual-$method" "$residual" "$method"
+    bundle "fp8-$method" 16384
+    bundle "residual-$method" 16384
+done
+echo "FP8 to power-of-two scales, 16,384 calibration tokens: linear layers whose input is the residual stream"
+compare residual-ldlq-16384 residual-absmax-16384 -
+layers residual-ldlq-16384 residual-absmax-16384 0.50
+echo "all linear layers"
+compare fp8-ldlq-16384 fp8-absmax-16384 -
+layers fp8-ldlq-16384 fp8-absmax-16384 -
