@@ -535,6 +535,50 @@ static void fingerprint_forgotten(const char *dir)
     bundle_edit_manifest(dir, forget);
 }
 
+#define STATIC_UP "model.layers.1.mlp.experts.3.up_proj"
+
+static void input_scale_zero(const char *dir)
+{
+    poke32(dir, STATIC_UP ".input_scale", 0, 0);
+}
+
+static void input_scale_nan(const char *dir)
+{
+    poke32(dir, STATIC_UP ".input_scale", 0, 0x7FC00000u);
+}
+
+static void input_scale_negative(const char *dir)
+{
+    poke32(dir, STATIC_UP ".input_scale", 0, 0xBF800000u);
+}
+
+static void input_scale_other(const char *dir)
+{
+    poke32(dir, STATIC_UP ".input_scale", 0, 0x3F800000u);
+}
+
+static void weight_scale_other(const char *dir)
+{
+    poke32(dir, STATIC_UP ".weight_scale", 0, 0x3C000000u);
+}
+
+static void static_promised(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"activation_scheme\": \"dynamic\"", "\"activation_scheme\": \"static\"");
+}
+
+static void static_unsaid(const char *dir)
+{
+    static const char inputs[] =
+        "\"input_activations\": {\n          \"num_bits\": 8,\n          \"type\": \"float\",\n"
+        "          \"symmetric\": true,\n          \"strategy\": \"tensor\",\n"
+        "          \"group_size\": null,\n          \"dynamic\": ";
+    struct arena a = {0};
+
+    bundle_replace(dir, "config.json", arena_printf(&a, "%sfalse", inputs), arena_printf(&a, "%strue", inputs));
+    arena_release(&a);
+}
+
 static void nothing(const char *dir)
 {
     (void)dir;
@@ -542,7 +586,7 @@ static void nothing(const char *dir)
 
 /* ---- the table ---- */
 
-enum base { BASE_INT4, BASE_FP8, BASE_SPLIT, BASE_COUNT };
+enum base { BASE_INT4, BASE_FP8, BASE_SPLIT, BASE_STATIC, BASE_COUNT };
 enum how {
     HOW_PLAIN = 0,
     HOW_REHASH = 1, /* quern.json is brought up to date: lint finds it without the hashes */
@@ -612,6 +656,14 @@ static const struct defect {
     {"scale-negative", fp8_scale_negative, BASE_FP8, HOW_REHASH},
     {"scale-absurd", fp8_scale_twice, BASE_FP8, HOW_REHASH},
     {"scale-not-pow2", fp8_scale_not_pow2, BASE_FP8, HOW_REHASH},
+    {"scale-zero", input_scale_zero, BASE_STATIC, HOW_REHASH},
+    {"scale-nan", input_scale_nan, BASE_STATIC, HOW_REHASH},
+    {"scale-negative", input_scale_negative, BASE_STATIC, HOW_REHASH},
+    {"scale-split", input_scale_other, BASE_STATIC, HOW_REHASH},
+    {"scale-split", weight_scale_other, BASE_STATIC, HOW_REHASH},
+    {"source-mismatch", weight_scale_other, BASE_STATIC, HOW_REHASH | HOW_SOURCE},
+    {"input-scale-missing", static_promised, BASE_FP8, HOW_REHASH},
+    {"input-scale-unused", static_unsaid, BASE_STATIC, HOW_REHASH},
     {"row-missing", row_missing, BASE_INT4, HOW_PLAIN},
     {"row-twice", row_twice, BASE_INT4, HOW_PLAIN},
     {"row-tensor-missing", row_tensor, BASE_INT4, HOW_PLAIN},
@@ -650,6 +702,8 @@ static bool make_bases(struct arena *a)
         [BASE_FP8] = "fp8",
         [BASE_SPLIT] = "[{\"match\": \"expert_gate\", \"scheme\": \"int4\", \"group\": 128, \"method\": \"absmax\"}, "
                        "{\"match\": \"*\", \"scheme\": \"bf16\"}]",
+        [BASE_STATIC] = "[{\"match\": [\"routed_expert\", \"dense_mlp\"], \"scheme\": \"fp8-static\"}, "
+                        "{\"match\": \"*\", \"scheme\": \"bf16\"}]",
     };
     const char *dir = ct_temp_dir();
     struct err e = {0};
@@ -657,6 +711,7 @@ static bool make_bases(struct arena *a)
     for (enum base b = 0; b < BASE_COUNT && e.code == ERR_NONE; b++) {
         struct conversion_case c = {.recipe = recipes[b], .options = {.shard_bytes = 4500000}, .fingerprint = true};
         bases[b] = arena_printf(a, "%s/base-%d", dir, (int)b);
+        c.ids = b == BASE_STATIC ? support_ids(a, dir) : NULL;
         EXPECT_OK(support_convert(SAMPLE, bases[b], &c, &e), e);
     }
     return e.code == ERR_NONE;
