@@ -61,6 +61,7 @@ static struct shard_file *open_shard(struct pipeline *p, uint32_t shard, struct 
     return shard_file_open(f, stage_path(p->stage, s->name), s->bytes, &s->prefix, &s->suffix, true, e) ? f : NULL;
 }
 
+/* The input scale comes when the layer is over: pipeline_put_part. */
 static bool write_slices(struct pipeline *p, struct shard_file *f, const struct plan_row *row, const struct slices *out,
                          struct err *e)
 {
@@ -68,7 +69,7 @@ static bool write_slices(struct pipeline *p, struct shard_file *f, const struct 
 
     plan_row_slices(row, 0, row->weight->rows, s);
     for (enum part part = 0; part < PART_COUNT; part++) {
-        if (!s[part].tensor)
+        if (!s[part].tensor || part == PART_INPUT_SCALE)
             continue;
         if (!shard_file_write(f, s[part].tensor->offset + s[part].offset, out->part[part], s[part].bytes, e))
             return false;
@@ -100,6 +101,17 @@ bool pipeline_put(struct pipeline *p, uint32_t row, const struct slices *out, co
     p->result->calibrated[row].loss_energy = rounded->loss.energy;
     p->result->errors[row] = rounded->weights;
     pthread_mutex_unlock(&p->lock);
+    return true;
+}
+
+bool pipeline_put_part(struct pipeline *p, const struct plan_row *row, enum part part, const void *data, struct err *e)
+{
+    const struct tensor *t = &row->parts[part];
+    struct shard_file *f = open_shard(p, t->shard, e);
+
+    if (!f || !shard_file_write(f, t->offset, data, t->bytes, e))
+        return false;
+    progress_add(p->progress, t->bytes);
     return true;
 }
 
@@ -247,6 +259,8 @@ static bool finish_layer(struct pipeline *p, const struct stream *after, struct 
     bool last = p->layer + 1 >= p->plan->source->arch.layers;
 
     note_most(p);
+    if (!pipeline_put_static(p, e))
+        return false;
     if (!last && !signal_cancelled() && now_seconds() - p->saved_at < (double)p->options->save_seconds)
         return true;
     return save_layers(p, after, e);
