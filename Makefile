@@ -193,6 +193,12 @@ bench-layer: deps
 	$(AGAIN) $(QUERN) $(BIN)/synthetic_checkpoint
 	@QUERN=$(QUERN) MAKE_CHECKPOINT=$(BIN)/synthetic_checkpoint sh tests/bench/layer.sh
 
+# What a calibrated run of such a layer holds: as much disk, for a quarter of an hour.
+.PHONY: bench-memory
+bench-memory: deps
+	$(AGAIN) $(QUERN) $(BIN)/synthetic_checkpoint
+	@QUERN=$(QUERN) MAKE_CHECKPOINT=$(BIN)/synthetic_checkpoint sh tests/bench/memory.sh
+
 # llama.cpp's quantizer, which npm's node-llama-cpp carries, for `make bench` to be held against. None of it is kept.
 .PHONY: bench-peers
 bench-peers:

@@ -48,6 +48,54 @@ void pipeline_flows_release(struct pipeline *p)
     p->held_count = 0;
 }
 
+/* ---- memory ---- */
+
+static uint64_t flow_bytes(const struct pipeline *p, enum role role, size_t cols)
+{
+    uint64_t bytes = moments_bytes(cols) + (PIPELINE_CHUNK + PIPELINE_SPREAD_TOKENS) * cols * sizeof(float);
+
+    return p->flows[role].wanted ? bytes + (role == ROLE_ROUTER ? 0 : calibrated_bytes(cols)) : 0;
+}
+
+static size_t scratch_of(const struct plan_row *row)
+{
+    const struct weight *w = row->weight;
+    struct loss_matrix m = {.from = w->stored, .to = row->scheme, .rows = w->rows, .cols = w->cols};
+    size_t all[] = {moments_scratch_bytes(w->cols), calibrated_scratch_bytes(w->cols),
+                    row->scheme.static_input ? 0 : calibrated_round_scratch_bytes(&m)};
+    size_t most = 0;
+
+    for (size_t i = 0; i < 3; i++)
+        most = all[i] > most ? all[i] : most;
+    return most;
+}
+
+uint64_t pipeline_flows_bytes(struct pipeline *p)
+{
+    uint64_t bytes = 0, scratch = 0, partner = 0;
+    size_t cols[ROLE_COUNT] = {0};
+    struct slices none;
+
+    for (enum role role = 0; role < ROLE_COUNT; role++) {
+        const struct plan_row *row = p->linear[role] > 0 ? &p->out->rows[p->linear[role] - 1] : NULL;
+        if (!row)
+            continue;
+        cols[input_of(role)] = row->weight->cols;
+        bytes += pipeline_out_bytes(row, NULL, &none);
+        scratch = scratch_of(row) > scratch ? scratch_of(row) : scratch;
+        uint64_t stored = row->scheme.static_input ? weight_memory_bytes(row->weight) : 0;
+        partner = stored > partner ? stored : partner;
+    }
+    if (p->any_expert) {
+        cols[ROLE_ROUTER] = p->plan->source->arch.hidden_size;
+        size_t most = moments_scratch_bytes(cols[ROLE_ROUTER]);
+        scratch = most > scratch ? most : scratch;
+    }
+    for (enum role role = 0; role < ROLE_COUNT; role++)
+        bytes += cols[role] > 0 ? flow_bytes(p, role, cols[role]) : 0;
+    return bytes + scratch + partner;
+}
+
 struct expert_layer pipeline_prior(const struct pipeline *p)
 {
     const struct flow *f = &p->flows[ROLE_ROUTER];

@@ -95,6 +95,7 @@ bool pipeline_on_input(void *ctx, const struct linear_input *in, struct err *e) 
 bool pipeline_on_linear(void *ctx, uint64_t layer, enum role role, struct coded *w, struct err *e) CHECKED;
 void pipeline_flows_want(struct pipeline *p); /* from linear and any_expert */
 void pipeline_flows_release(struct pipeline *p);
+uint64_t pipeline_flows_bytes(struct pipeline *p); /* what the layer's inputs and rounded linears will take */
 struct expert_layer pipeline_prior(const struct pipeline *p); /* what the layer's experts share */
 void *pipeline_scratch(struct pipeline *p, size_t bytes);     /* the main thread's, until the next call */
 float pipeline_input_most(const struct pipeline *p, enum role role);
