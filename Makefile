@@ -193,6 +193,12 @@ bench-layer: deps
 	$(AGAIN) $(QUERN) $(BIN)/synthetic_checkpoint
 	@QUERN=$(QUERN) MAKE_CHECKPOINT=$(BIN)/synthetic_checkpoint sh tests/bench/layer.sh
 
+# What a calibrated run of such a layer holds: as much disk, for a quarter of an hour.
+.PHONY: bench-memory
+bench-memory: deps
+	$(AGAIN) $(QUERN) $(BIN)/synthetic_checkpoint
+	@QUERN=$(QUERN) MAKE_CHECKPOINT=$(BIN)/synthetic_checkpoint sh tests/bench/memory.sh
+
 # What repacking gains and costs, on made-up traces and on a disk: 28 GB of it, some minutes.
 .PHONY: bench-repack
 bench-repack: deps

@@ -318,6 +318,21 @@ static bool end_finished(const struct conversion *c, struct plan *p, const struc
     return true;
 }
 
+/* What the calibrated run needs, and whether it is given: said before the first weight is read. */
+static bool check_calibration_memory(const struct conversion *c, struct plan *p, struct err *e)
+{
+    size_t o = plan_calibrated_output(p);
+
+    if (o == p->output_count || !c->calibration)
+        return true;
+    struct pipeline_options options = calibration_pipeline(c->calibration, (unsigned)c->threads, c->memory_bytes);
+    if (!pipeline_least_bytes(p, o, &options, &p->calibration_bytes, e))
+        return false;
+    return c->memory_bytes == 0 || p->calibration_bytes <= c->memory_bytes ||
+           err_set(e, ERR_LIMIT, "--memory %llu is less than the %llu bytes that calibration needs",
+                   (unsigned long long)c->memory_bytes, (unsigned long long)p->calibration_bytes);
+}
+
 bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
 {
     struct run_options run = {.threads = (unsigned)c->threads, .memory_bytes = c->memory_bytes};
@@ -328,6 +343,8 @@ bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
     const struct proof_wishes wishes = {.no_fingerprint = c->no_fingerprint, .no_proof = c->no_proof};
     struct proof *proofs = proofs_plan(p, (unsigned)c->threads, &wishes);
     if (!proofs_check_memory(proofs, p->output_count, c->memory_bytes, size.fixed_bytes, e))
+        return false;
+    if (!check_calibration_memory(c, p, e))
         return false;
     conversion_note_plan(p);
     conversion_note_proofs(p, proofs, &wishes);

@@ -1,6 +1,7 @@
 #include "convert/coverage.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,15 +52,10 @@ static void add_weight(struct coverage_layer *l, struct sums *s, uint64_t *token
     s->to_diagonal += c->to_diagonal;
 }
 
-static double ratio(double error, double energy)
-{
-    return energy > 0 ? error / energy : 0;
-}
-
 static void close_layer(struct coverage_layer *l, const struct sums *s, uint64_t *tokens, uint64_t min_tokens)
 {
-    l->loss_wide = ratio(s->error[0], s->energy[0]);
-    l->loss_down = ratio(s->error[1], s->energy[1]);
+    l->loss_wide = s->energy[0] > 0 ? s->error[0] / s->energy[0] : -1;
+    l->loss_down = s->energy[1] > 0 ? s->error[1] / s->energy[1] : -1;
     if (l->experts == 0)
         return;
     qsort(tokens, l->experts, sizeof *tokens, compare_tokens);
@@ -160,6 +156,7 @@ void coverage_make(struct coverage *c, struct arena *a, const struct plan *p, co
         c->starved += l->starved;
         c->unvisited += l->unvisited;
         c->other_endings += l->other_endings;
+        c->any_moments |= l->loss_wide >= 0 || l->loss_down >= 0;
         c->layer_count++;
     }
     find_supers(c, a, p, o, result);
@@ -187,41 +184,64 @@ static void print_note(const struct coverage *c, struct buf *out)
 {
     print_supers(c, out);
     if (c->starved > 0)
-        buf_printf(out,
-                   "%zu experts got fewer than %" PRIu64 " tokens, %zu of them none: they were rounded by what all "
-                   "tokens of their layer say.\n",
-                   c->starved, c->min_tokens, c->unvisited);
+        buf_printf(out, "%zu experts got fewer than %" PRIu64 " tokens, %zu of them none: they %s.\n", c->starved,
+                   c->min_tokens, c->unvisited,
+                   c->any_moments ? "were rounded by what all tokens of their layer say"
+                                  : "go by the largest input of all experts of their layer, as the others do");
     if (c->other_endings > 0)
         buf_printf(out, "%zu weights did not end by the method that was asked for; quern.json says which and why.\n",
                    c->other_endings);
 }
 
+/* "1.234e-03", or "-" where there is none. */
+#define LOSS_TEXT 16
+static const char *loss_text(double loss, char text[LOSS_TEXT])
+{
+    snprintf(text, LOSS_TEXT, loss >= 0 ? "%.3e" : "-", loss);
+    return text;
+}
+
+static void print_experts(const struct coverage *c, const struct coverage_layer *l, struct buf *out)
+{
+    if (l->experts == 0) {
+        buf_printf(out, "%10s %7s %7s %8s %7s %10s", "-", "-", "-", "-", "-", "-");
+        return;
+    }
+    buf_printf(out, "%10" PRIu64 " %7" PRIu64 " %7" PRIu64 " %8zu", l->tokens_min, l->tokens_median, l->tokens_max,
+               l->starved);
+    if (c->any_moments)
+        buf_printf(out, " %7.3f %10.3f", l->to_prior, l->to_diagonal);
+    else
+        buf_printf(out, " %7s %10s", "-", "-");
+}
+
 void coverage_print(const struct coverage *c, struct buf *out)
 {
+    char wide[LOSS_TEXT], down[LOSS_TEXT];
+
     buf_puts(out, "calibration    tokens per expert        starved  shrinkage to          output error\n"
                   "layer             min  median     max           all   diagonal       wide       down\n");
     for (size_t i = 0; i < c->layer_count; i++) {
         const struct coverage_layer *l = &c->layers[i];
         buf_printf(out, "%5" PRIu64 "      ", l->layer);
-        if (l->experts > 0)
-            buf_printf(out, "%10" PRIu64 " %7" PRIu64 " %7" PRIu64 " %8zu %7.3f %10.3f", l->tokens_min,
-                       l->tokens_median, l->tokens_max, l->starved, l->to_prior, l->to_diagonal);
-        else
-            buf_printf(out, "%10s %7s %7s %8s %7s %10s", "-", "-", "-", "-", "-", "-");
-        buf_printf(out, " %10.3e %10.3e\n", l->loss_wide, l->loss_down);
+        print_experts(c, l, out);
+        buf_printf(out, " %10s %10s\n", loss_text(l->loss_wide, wide), loss_text(l->loss_down, down));
     }
     print_note(c, out);
 }
 
 void coverage_markdown(const struct coverage *c, struct buf *out)
 {
+    char wide[LOSS_TEXT], down[LOSS_TEXT];
+
     buf_puts(out, "\n## Calibration\n\n"
                   "| layer | tokens per expert: least | median | most | starved | output error, gate and up | down |\n"
                   "|--:|--:|--:|--:|--:|--:|--:|\n");
     for (size_t i = 0; i < c->layer_count; i++) {
         const struct coverage_layer *l = &c->layers[i];
-        buf_printf(out, "| %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %zu | %.3e | %.3e |\n", l->layer,
-                   l->tokens_min, l->tokens_median, l->tokens_max, l->starved, l->loss_wide, l->loss_down);
+        buf_printf(out, "| %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %" PRIu64 " | %zu | %s | %s |\n", l->layer,
+                   l->tokens_min, l->tokens_median, l->tokens_max, l->starved, loss_text(l->loss_wide, wide),
+                   loss_text(l->loss_down, down));
     }
     buf_puts(out, "\nOutput error: the expected square error of a linear's output over its size, by the inputs that "
                   "were seen.\n\n");
@@ -263,7 +283,8 @@ void coverage_json(const struct coverage *coverage, struct json_writer *w, const
             json_put_double(w, "routed_weight", c->routed_weight);
         json_put_double(w, "to_prior", c->to_prior);
         json_put_double(w, "to_diagonal", c->to_diagonal);
-        json_put_double(w, "output_error", ratio(c->loss_error, c->loss_energy));
+        if (c->loss_energy > 0)
+            json_put_double(w, "output_error", c->loss_error / c->loss_energy);
         json_put_double(w, "input_most", (double)c->input_most);
         if (p->weights[i]->id.role == ROLE_EXPERT_DOWN)
             json_put_double(w, "output_most", (double)c->output_most);

@@ -18,7 +18,8 @@ struct coverage_layer {
     size_t unvisited, starved;                      /* no tokens; fewer than min_tokens */
     double to_prior, to_diagonal;                   /* mean shrinkage of the experts' gate and up */
     size_t weights, other_endings;                  /* calibrated; of these, not by the method that was asked for */
-    double loss_wide, loss_down; /* output error over output energy: of all linears but down_proj, and of those */
+    /* Output error over output energy: of all linears but down_proj, and of those; negative: no moments were taken. */
+    double loss_wide, loss_down;
 };
 
 /* A super expert: what leaves its down_proj is massive. There are few, and a model that loses one is ruined. Engines
@@ -42,6 +43,7 @@ struct coverage {
     struct super_expert *supers; /* by layer, then expert; in the arena */
     size_t super_count;
     float median_most; /* of all experts' largest outputs */
+    bool any_moments;  /* else nothing is shrunk, and no error known */
     size_t starved, unvisited, other_endings;
     uint64_t min_tokens;
 };

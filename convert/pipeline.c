@@ -61,6 +61,7 @@ static struct shard_file *open_shard(struct pipeline *p, uint32_t shard, struct 
     return shard_file_open(f, stage_path(p->stage, s->name), s->bytes, &s->prefix, &s->suffix, true, e) ? f : NULL;
 }
 
+/* The input scale comes when the layer is over: pipeline_put_part. */
 static bool write_slices(struct pipeline *p, struct shard_file *f, const struct plan_row *row, const struct slices *out,
                          struct err *e)
 {
@@ -68,7 +69,7 @@ static bool write_slices(struct pipeline *p, struct shard_file *f, const struct 
 
     plan_row_slices(row, 0, row->weight->rows, s);
     for (enum part part = 0; part < PART_COUNT; part++) {
-        if (!s[part].tensor)
+        if (!s[part].tensor || part == PART_INPUT_SCALE)
             continue;
         if (!shard_file_write(f, s[part].tensor->offset + s[part].offset, out->part[part], s[part].bytes, e))
             return false;
@@ -100,6 +101,17 @@ bool pipeline_put(struct pipeline *p, uint32_t row, const struct slices *out, co
     p->result->calibrated[row].loss_energy = rounded->loss.energy;
     p->result->errors[row] = rounded->weights;
     pthread_mutex_unlock(&p->lock);
+    return true;
+}
+
+bool pipeline_put_part(struct pipeline *p, const struct plan_row *row, enum part part, const void *data, struct err *e)
+{
+    const struct tensor *t = &row->parts[part];
+    struct shard_file *f = open_shard(p, t->shard, e);
+
+    if (!f || !shard_file_write(f, t->offset, data, t->bytes, e))
+        return false;
+    progress_add(p->progress, t->bytes);
     return true;
 }
 
@@ -247,6 +259,8 @@ static bool finish_layer(struct pipeline *p, const struct stream *after, struct 
     bool last = p->layer + 1 >= p->plan->source->arch.layers;
 
     note_most(p);
+    if (!pipeline_put_static(p, e))
+        return false;
     if (!last && !signal_cancelled() && now_seconds() - p->saved_at < (double)p->options->save_seconds)
         return true;
     return save_layers(p, after, e);
@@ -356,26 +370,41 @@ static bool finish_shards(struct pipeline *p, struct err *e)
     return true;
 }
 
-/* Experts at a time: as many as leave the forward pass a quarter of the budget. How many changes no byte. */
-static void choose_threads(struct pipeline *p, const struct pipeline_options *o)
+/* Of the layer that needs most. */
+static uint64_t flows_need(struct pipeline *p)
 {
+    uint64_t most = 0;
+
+    for (uint64_t layer = 0; layer <= p->plan->source->arch.layers; layer++) {
+        list_layer(p, layer, p->options->batch->tokens);
+        pipeline_flows_want(p);
+        uint64_t bytes = pipeline_flows_bytes(p);
+        most = bytes > most ? bytes : most;
+        pipeline_flows_release(p);
+    }
+    return most;
+}
+
+/* Experts at a time: as many as leave the forward pass a quarter of the budget. How many changes no byte. */
+static void choose_threads(struct pipeline *p, const struct pipeline_options *o, uint64_t flows)
+{
+    uint64_t room = o->memory_bytes > flows ? (o->memory_bytes - flows) / 4 * 3 : 0;
+
     p->threads = o->threads > 0 ? o->threads : pool_cpu_count();
-    while (o->memory_bytes > 0 && p->threads > 1 && pipeline_room_bytes(p) * p->threads > o->memory_bytes / 4 * 3)
+    while (o->memory_bytes > 0 && p->threads > 1 && pipeline_room_bytes(p) * p->threads > room)
         p->threads--;
 }
 
 static bool open_forward(struct pipeline *p, const struct pipeline_options *o, struct err *e)
 {
-    choose_threads(p, o);
-    size_t rooms = pipeline_room_bytes(p) * p->threads;
-    struct forward_options f = {.threads = p->threads, .memory_bytes = o->memory_bytes, .scratch_dir = p->stage->dir};
+    uint64_t flows = flows_need(p);
 
-    if (o->memory_bytes > 0 && rooms >= o->memory_bytes)
-        return err_set(e, ERR_LIMIT, "--memory %llu is less than the %llu bytes that %u experts at a time need",
-                       (unsigned long long)o->memory_bytes, (unsigned long long)rooms, p->threads);
-    if (o->memory_bytes > 0)
-        f.memory_bytes -= rooms;
-    return forward_open(&p->forward, p->plan->source, &f, e) && forward_begin(p->forward, o->batch, e);
+    choose_threads(p, o, flows);
+    struct forward_options f = {.threads = p->threads,
+                                .memory_bytes = o->memory_bytes,
+                                .caller_bytes = pipeline_room_bytes(p) * p->threads + flows,
+                                .scratch_dir = p->stage ? p->stage->dir : NULL};
+    return forward_open(&p->forward, p->plan->source, &f, e);
 }
 
 static bool is_whole(const struct pipeline *p)
@@ -386,45 +415,68 @@ static bool is_whole(const struct pipeline *p)
     return true;
 }
 
-bool pipeline_run(struct plan *plan, size_t output, const struct pipeline_options *o, struct stage *stage,
-                  struct journal *journal, struct run_result *result, struct progress *progress, struct err *e)
+static void pipeline_init(struct pipeline *p, struct plan *plan, size_t output, const struct pipeline_options *o)
 {
-    struct pipeline p = {
+    *p = (struct pipeline){
         .plan = plan,
         .output = output,
         .out = &plan->outputs[output],
         .options = o,
-        .stage = stage,
-        .journal = journal,
-        .result = result,
-        .progress = progress,
         .kernel = kernel_get(),
-        .files = mem_alloc(plan->outputs[output].shard_count * sizeof *p.files),
-        .experts = mem_alloc((plan->source->arch.experts + 1) * sizeof *p.experts),
-        .most = mem_alloc((plan->source->arch.experts + 1) * sizeof *p.most),
+        .files = mem_alloc(plan->outputs[output].shard_count * sizeof *p->files),
+        .experts = mem_alloc((plan->source->arch.experts + 1) * sizeof *p->experts),
+        .most = mem_alloc((plan->source->arch.experts + 1) * sizeof *p->most),
     };
-    bool ok = is_whole(&p);
+    pthread_mutex_init(&p->lock, NULL);
+    layer_rows_make(&p->index, plan, plan->source->arch.layers + 1);
+}
 
-    pthread_mutex_init(&p.lock, NULL);
-    layer_rows_make(&p.index, plan, plan->source->arch.layers + 1);
-    p.saved_at = now_seconds();
+static void pipeline_release(struct pipeline *p)
+{
+    pipeline_rooms_release(p);
+    forward_close(p->forward);
+    for (size_t i = 0; i < p->out->shard_count; i++)
+        shard_file_release(&p->files[i]);
+    layer_rows_release(&p->index);
+    mem_free(p->scratch);
+    mem_free(p->held);
+    mem_free(p->experts);
+    mem_free(p->most);
+    mem_free(p->files);
+    pthread_mutex_destroy(&p->lock);
+}
+
+bool pipeline_least_bytes(struct plan *plan, size_t output, const struct pipeline_options *o, uint64_t *bytes,
+                          struct err *e)
+{
+    struct pipeline_options least = *o;
+    struct pipeline p;
+
+    least.threads = 1;
+    pipeline_init(&p, plan, output, &least);
+    bool ok = open_forward(&p, &least, e);
     if (ok)
-        goto done;
-    if (!open_forward(&p, o, e))
-        goto done;
-    pipeline_rooms_make(&p);
-    ok = run_layers(&p, e) && finish_shards(&p, e);
-done:
-    pipeline_rooms_release(&p);
-    forward_close(p.forward);
-    for (size_t i = 0; i < p.out->shard_count; i++)
-        shard_file_release(&p.files[i]);
-    layer_rows_release(&p.index);
-    mem_free(p.scratch);
-    mem_free(p.held);
-    mem_free(p.experts);
-    mem_free(p.most);
-    mem_free(p.files);
-    pthread_mutex_destroy(&p.lock);
+        *bytes = forward_memory_bytes(p.forward, o->batch);
+    pipeline_release(&p);
+    return ok;
+}
+
+bool pipeline_run(struct plan *plan, size_t output, const struct pipeline_options *o, struct stage *stage,
+                  struct journal *journal, struct run_result *result, struct progress *progress, struct err *e)
+{
+    struct pipeline p;
+
+    pipeline_init(&p, plan, output, o);
+    p.stage = stage;
+    p.journal = journal;
+    p.result = result;
+    p.progress = progress;
+    p.saved_at = now_seconds();
+    bool ok = is_whole(&p);
+    if (!ok && open_forward(&p, o, e) && forward_begin(p.forward, o->batch, e)) {
+        pipeline_rooms_make(&p);
+        ok = run_layers(&p, e) && finish_shards(&p, e);
+    }
+    pipeline_release(&p);
     return ok;
 }

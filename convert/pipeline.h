@@ -47,6 +47,10 @@ struct journal;
 bool pipeline_run(struct plan *p, size_t output, const struct pipeline_options *o, struct stage *stage,
                   struct journal *journal, struct run_result *result, struct progress *progress, struct err *e) CHECKED;
 
+/* The least memory that such a run needs, with one expert at a time and hidden states in files. */
+bool pipeline_least_bytes(struct plan *p, size_t output, const struct pipeline_options *o, uint64_t *bytes,
+                          struct err *e) CHECKED;
+
 /* Bytes that calibrated rows will be: what pipeline_run adds to its progress. */
 uint64_t pipeline_write_bytes(const struct plan_output *o, size_t weight_count);
 

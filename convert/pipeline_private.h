@@ -22,7 +22,8 @@
 
 /* One input of a linear that all tokens go through, while its layer runs. */
 struct flow {
-    bool wanted;
+    bool watched;           /* for its largest magnitude */
+    bool wanted;            /* and for its moments */
     struct moments moments; /* sum owned */
     float *chunk;           /* [PIPELINE_CHUNK][cols]: taken, not yet added */
     size_t chunk_tokens;
@@ -84,6 +85,9 @@ struct pipeline {
 bool pipeline_put(struct pipeline *p, uint32_t row, const struct slices *out, const struct rounded *rounded,
                   const struct calibrated_result *about, struct err *e) CHECKED;
 size_t pipeline_out_bytes(const struct plan_row *row, uint8_t *memory, struct slices *out);
+/* Writes one part of a row, whole. */
+bool pipeline_put_part(struct pipeline *p, const struct plan_row *row, enum part part, const void *data,
+                       struct err *e) CHECKED;
 
 /* ---- pipeline_linear.c: what all tokens go through ---- */
 
@@ -91,8 +95,18 @@ bool pipeline_on_input(void *ctx, const struct linear_input *in, struct err *e) 
 bool pipeline_on_linear(void *ctx, uint64_t layer, enum role role, struct coded *w, struct err *e) CHECKED;
 void pipeline_flows_want(struct pipeline *p); /* from linear and any_expert */
 void pipeline_flows_release(struct pipeline *p);
+uint64_t pipeline_flows_bytes(struct pipeline *p); /* what the layer's inputs and rounded linears will take */
 struct expert_layer pipeline_prior(const struct pipeline *p); /* what the layer's experts share */
+void *pipeline_scratch(struct pipeline *p, size_t bytes);     /* the main thread's, until the next call */
 float pipeline_input_most(const struct pipeline *p, enum role role);
+
+/* ---- pipeline_static.c ---- */
+
+/* A linear of this role, under the scale that it shares. w: as stored, the input of m. */
+bool pipeline_round_static(struct pipeline *p, enum role role, const struct coded *w, const struct loss_matrix *m,
+                           struct rounded *rounded, struct err *e) CHECKED;
+/* The layer's input scales, when all tokens have gone through it. */
+bool pipeline_put_static(struct pipeline *p, struct err *e) CHECKED;
 
 /* ---- pipeline_expert.c ---- */
 

@@ -136,15 +136,18 @@ static bool is_seen(const struct arch *arch, const struct tensor_id *id)
            id->role <= ROLE_EXPERT_DOWN;
 }
 
-/* An indexer, or a second MTP layer, is rounded without calibration. */
+/* An indexer, or a second MTP layer, is rounded without calibration; a static scale cannot be had without. */
 static void calibrate_row(struct plan *p, struct plan_row *row)
 {
     row->calibrated = is_seen(&p->source->arch, &row->weight->id);
     if (row->calibrated)
         return;
-    row->scheme.method = row->scheme.kind == SCHEME_INT4 ? METHOD_SEARCH : METHOD_ABSMAX;
-    row->why =
-        arena_printf(&p->arena, "%s; its inputs are not seen: %s", row->why, scheme_method_name(row->scheme.method));
+    if (row->scheme.static_input)
+        row->scheme = (struct scheme){.kind = SCHEME_PLAIN, .dtype = DTYPE_BF16, .method = METHOD_ROUND};
+    else
+        row->scheme.method = row->scheme.kind == SCHEME_INT4 ? METHOD_SEARCH : METHOD_ABSMAX;
+    row->why = arena_printf(&p->arena, "%s; its inputs are not seen: %s", row->why,
+                            row->scheme.kind == SCHEME_PLAIN ? "BF16" : scheme_method_name(row->scheme.method));
 }
 
 static bool choose_row(struct plan *p, struct plan_output *o, size_t i, struct err *e)
@@ -164,7 +167,7 @@ static bool choose_row(struct plan *p, struct plan_output *o, size_t i, struct e
     row->scheme = choice.scheme;
     row->why = choice.why;
     row->fell_back = choice.fell_back;
-    if (method_is_calibrated(row->scheme.method))
+    if (scheme_is_calibrated(&row->scheme))
         calibrate_row(p, row);
     if (row->calibrated ? !calibrated_check(row->scheme.method, &w->stored, &row->scheme, e)
                         : row->scheme.method != METHOD_COPY && !transform_check(&w->stored, &row->scheme, e))
@@ -181,16 +184,20 @@ static void drop_rope_caches(const struct plan *p, struct plan_output *o)
             drop(o, ws->items[i].name, "a stale rotary cache that no engine reads");
 }
 
-/* An activation scale makes sense beside FP8 codes only; a part without a name is left out of the layout. */
+/* An activation scale makes sense beside FP8 codes only, and one that is measured anew takes the old one's place; a
+ * part without a name is left out of the layout. */
 static void drop_orphan_input_scales(const struct plan *p, struct plan_output *o)
 {
     for (size_t i = 1; i < p->weight_count; i++) {
         enum scheme_kind kind = o->rows[i - 1].scheme.kind;
         bool fp8 = kind == SCHEME_FP8_BLOCK || kind == SCHEME_FP8_CHANNEL || kind == SCHEME_FP8_TENSOR;
-        if (!is_input_scale(p->weights[i]) || fp8)
+        bool anew = o->rows[i - 1].scheme.static_input;
+        if (!is_input_scale(p->weights[i]) || (fp8 && !anew))
             continue;
         o->rows[i].parts[PART_CODES] = (struct tensor){0};
-        drop(o, p->weights[i]->name, "a static activation scale of a linear that is FP8 no more");
+        drop(o, p->weights[i]->name,
+             anew ? "a static activation scale that was measured anew"
+                  : "a static activation scale of a linear that is FP8 no more");
     }
 }
 

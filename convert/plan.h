@@ -107,7 +107,8 @@ struct plan {
     const char *report_json; /* the same, a value for their JSON */
     const char *report_name; /* its member there */
     const char *calibration; /* what the calibrated rows depend on beside recipe and source, in words; NULL: none are */
-    uint64_t min_tokens;     /* of calibrated ones: an expert that fewer reached is starved */
+    uint64_t calibration_bytes; /* the least memory that the calibrated run needs */
+    uint64_t min_tokens;        /* of calibrated ones: an expert that fewer reached is starved */
     struct plan_output *outputs;
     size_t output_count;
     struct job *jobs;

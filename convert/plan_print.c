@@ -108,6 +108,9 @@ void plan_print(const struct plan *p, size_t output, const struct proof *proof, 
     print_renumbering(proof);
     printf("memory   %" PRIu64 " bytes at most (%s)\n", size->total_bytes,
            bytes_text((double)size->total_bytes, memory));
+    if (p->calibration_bytes > 0)
+        printf("model    %" PRIu64 " bytes at least (%s), while it runs over the text\n", p->calibration_bytes,
+               bytes_text((double)p->calibration_bytes, memory));
     printf("disk     %s at the peak, in '%s'\n", bytes_text((double)disk_bytes, bytes), o->dir);
     printf("time     about %s\n", seconds_text(estimate->seconds, time));
     if (p->report && output == 0)
@@ -219,6 +222,8 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
     if (size) {
         json_put_u64(&w, "threads", size->threads);
         json_put_u64(&w, "memory_bytes", size->total_bytes);
+        if (p->calibration_bytes > 0)
+            json_put_u64(&w, "calibration_memory_bytes", p->calibration_bytes);
     }
     if (estimate) {
         json_put_u64(&w, "disk_bytes", disk_bytes);

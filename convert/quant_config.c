@@ -58,9 +58,10 @@ static const struct module *find_module(const struct modules *m, bool (*is)(cons
     return NULL;
 }
 
+/* As the source has it: what its inputs are scaled by is not known here. */
 static bool is_per_tensor(const struct scheme *s)
 {
-    return s->kind == SCHEME_FP8_TENSOR;
+    return s->kind == SCHEME_FP8_TENSOR && !s->static_input;
 }
 
 static bool is_compressed_tensors(const struct scheme *s)
@@ -268,9 +269,10 @@ static void put_weights(struct json_writer *w, const struct scheme *s)
         .num_bits = int4 ? 4 : 8,
         .type = int4 ? "int" : "float",
         .symmetric = !s->asymmetric,
-        .strategy = block           ? "block"
-                    : s->group_cols ? "group"
-                                    : "channel",
+        .strategy = block                          ? "block"
+                    : s->kind == SCHEME_FP8_TENSOR ? "tensor"
+                    : s->group_cols                ? "group"
+                                                   : "channel",
         .group_size = s->group_cols,
         .block = block ? s : NULL,
     };
@@ -278,7 +280,8 @@ static void put_weights(struct json_writer *w, const struct scheme *s)
     put_args(w, "weights", &q);
 }
 
-/* int4 weights meet 16-bit activations; FP8 weights meet FP8 activations, scaled as they come. */
+/* int4 weights meet 16-bit activations; FP8 weights meet FP8 activations, scaled as they come, or by one scale that
+ * stands beside the weight. */
 static void put_activations(struct json_writer *w, const struct scheme *s)
 {
     bool block = s->kind == SCHEME_FP8_BLOCK;
@@ -286,9 +289,11 @@ static void put_activations(struct json_writer *w, const struct scheme *s)
         .num_bits = 8,
         .type = "float",
         .symmetric = true,
-        .strategy = block ? "group" : "token",
+        .strategy = block             ? "group"
+                    : s->static_input ? "tensor"
+                                      : "token",
         .group_size = block ? s->block_cols : 0,
-        .dynamic = true,
+        .dynamic = !s->static_input,
     };
 
     if (s->kind == SCHEME_INT4)

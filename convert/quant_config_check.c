@@ -13,7 +13,7 @@
 struct group {
     bool all_linear; /* "Linear" is among the targets */
     struct name_list targets;
-    const struct json *weights;
+    const struct json *weights, *inputs; /* inputs: null or absent, or how activations are quantized */
 };
 
 struct reading {
@@ -41,6 +41,7 @@ static bool read_group(struct group *g, const struct json *v, struct err *e)
     const struct json *targets = json_get(v, "targets");
 
     g->weights = json_get(v, "weights");
+    g->inputs = json_get(v, "input_activations");
     if (!g->weights || !targets)
         return err_set(e, ERR_FORMAT, "'%s' has no weights or no targets", json_key(v));
     for (const struct json *m = json_first(targets); m; m = json_next(m))
@@ -87,15 +88,25 @@ static bool has_word(const struct json *o, const char *key, const char *word)
     return v && json_string(v) && strcmp(json_string(v), word) == 0;
 }
 
-static bool fits_group(const struct reading *r, const struct scheme *s, const struct json *weights)
+/* Engines look for an input_scale where activations are not dynamic, and only there. */
+static bool is_static(const struct json *inputs)
 {
+    const struct json *dynamic = inputs && json_type(inputs) == JSON_OBJECT ? json_get(inputs, "dynamic") : NULL;
+
+    return dynamic && json_type(dynamic) == JSON_BOOL && !json_bool(dynamic) && has_word(inputs, "strategy", "tensor");
+}
+
+static bool fits_group(const struct reading *r, const struct scheme *s, const struct group *g)
+{
+    const struct json *weights = g->weights;
     bool symmetric = json_get(weights, "symmetric") && json_bool(json_get(weights, "symmetric"));
 
     if (s->kind == SCHEME_INT4)
         return number(r, weights, "num_bits") == 4 && has_word(weights, "type", "int") &&
                number(r, weights, "group_size") == s->group_cols && symmetric == !s->asymmetric;
+    const char *strategy = s->kind == SCHEME_FP8_BLOCK ? "block" : s->kind == SCHEME_FP8_TENSOR ? "tensor" : "channel";
     return number(r, weights, "num_bits") == 8 && has_word(weights, "type", "float") &&
-           has_word(weights, "strategy", s->kind == SCHEME_FP8_BLOCK ? "block" : "channel");
+           has_word(weights, "strategy", strategy) && is_static(g->inputs) == s->static_input;
 }
 
 static const struct group *find_group(const struct reading *r, const char *module)
@@ -117,7 +128,7 @@ static bool check_compressed(const struct reading *r, const struct module *m, st
     const struct group *g = find_group(r, m->name);
     if (!g)
         return wrong(m, "in no group", e);
-    return fits_group(r, m->scheme, g->weights) || wrong(m, "in a group of another scheme", e);
+    return fits_group(r, m->scheme, g) || wrong(m, "in a group of another scheme", e);
 }
 
 static bool check_fp8(const struct reading *r, const struct module *m, struct err *e)

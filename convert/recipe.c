@@ -220,7 +220,7 @@ bool recipe_load(struct recipe *r, const char *name_or_path, struct err *e)
 bool recipe_is_calibrated(const struct recipe *r)
 {
     for (size_t i = 0; i < r->rule_count; i++)
-        if (method_is_calibrated(r->rules[i].scheme.method))
+        if (scheme_is_calibrated(&r->rules[i].scheme))
             return true;
     return false;
 }

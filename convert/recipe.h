@@ -70,7 +70,7 @@ const char *recipe_to_name(size_t i);
 /* ERR_UNSUPPORTED naming module, width and the groups that fit when a routed expert cannot be packed. */
 bool recipe_choose(const struct recipe *r, struct arena *a, const struct arch *arch, const struct weight *w,
                    struct choice *out, struct err *e) CHECKED;
-/* Whether a rule asks for a method that needs the inputs of the linears: quern quantize has them. */
+/* Whether a rule asks for what needs the inputs of the linears: quern quantize has them. */
 bool recipe_is_calibrated(const struct recipe *r);
 void recipe_release(struct recipe *r);
 

@@ -33,6 +33,10 @@ static const struct builtin {
     {"fp8-ue8m0", "as fp8, with scales that are powers of two", "{\"match\": \"*\", \"scheme\": \"fp8-ue8m0\"}"},
     {"fp8-ue8m0-ldlq", "as fp8-ue8m0, with codes calibrated by ldlq",
      "{\"match\": \"*\", \"scheme\": \"fp8-ue8m0\", \"method\": \"ldlq\"}"},
+    {"fp8-static", "linear layers but kv_b_proj FP8, a scale for each matrix and a calibrated one for its inputs",
+     "{\"match\": \"kv_b_proj\", \"scheme\": \"bf16\"}, "
+     "{\"match\": [\"attention\", \"dense_mlp\", \"shared_expert\", \"routed_expert\"], "
+     "\"scheme\": \"fp8-static\"}, {\"match\": \"*\", \"scheme\": \"bf16\"}"},
     {"fp8-block", "linear layers FP8 in blocks of 128x128, named as compressed-tensors does",
      "{\"match\": \"*\", \"scheme\": \"fp8\", \"layout\": \"compressed-tensors\"}"},
 };

@@ -70,8 +70,10 @@ static bool may_touch(const struct recipe_rule *rule, const struct recipe_match 
 /* ---- from the rule's scheme to this weight's ---- */
 
 /* The source's codes are already what the target wants, names of tensors and dtype of scales aside. */
-static bool same_codes(const struct scheme *to, const struct scheme *from)
+static bool same_codes(const struct scheme *to, const struct weight *w)
 {
+    const struct scheme *from = &w->stored;
+
     if (to->kind != from->kind)
         return false;
     switch (to->kind) {
@@ -90,19 +92,20 @@ static bool same_codes(const struct scheme *to, const struct scheme *from)
         return true;
     case SCHEME_INT4:
         return to->group_cols == from->group_cols && to->asymmetric == from->asymmetric;
-    case SCHEME_RAW:
     case SCHEME_FP8_TENSOR:
+        return w->input_scale != NULL;
+    case SCHEME_RAW:
     case SCHEME_KIND_COUNT:
         break;
     }
     return false;
 }
 
-static struct scheme resolve(struct scheme to, const struct scheme *from)
+static struct scheme resolve(struct scheme to, const struct weight *w)
 {
-    struct scheme copied = *from;
+    struct scheme copied = w->stored;
 
-    if (!same_codes(&to, from))
+    if (!same_codes(&to, w))
         return to;
     copied.method = METHOD_COPY;
     if (copied.kind == SCHEME_FP8_BLOCK)
@@ -155,7 +158,7 @@ static bool apply(const struct recipe_rule *rule, size_t number, const struct re
         out->why = arena_printf(a, "group %u does not divide %" PRIu64 ": BF16", to.group_cols, w->cols);
         to = (struct scheme){.kind = SCHEME_PLAIN, .dtype = DTYPE_BF16, .method = METHOD_ROUND};
     }
-    out->scheme = resolve(to, &w->stored);
+    out->scheme = resolve(to, w);
     return true;
 }
 

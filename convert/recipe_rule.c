@@ -69,6 +69,14 @@ static const struct scheme_word {
      KEYS_ALL_RULES | KEYS_FP8,
      false,
      {.kind = SCHEME_FP8_CHANNEL, .dtype = DTYPE_F8_E4M3, .scale = SCALE_F32, .method = METHOD_ABSMAX}},
+    {"fp8-static",
+     KEYS_ALL_RULES | KEY_LAYOUT | KEY_SCALE_DTYPE,
+     false,
+     {.kind = SCHEME_FP8_TENSOR,
+      .dtype = DTYPE_F8_E4M3,
+      .scale = SCALE_F32,
+      .static_input = true,
+      .method = METHOD_ABSMAX}},
     {"int4",
      KEYS_ALL_RULES | KEYS_INT4,
      false,
@@ -302,10 +310,10 @@ static bool read_method(struct scheme *s, const struct json *v, struct err *e)
     return true;
 }
 
-/* A scale per row has no DeepSeek layout: their readers know blocks only. */
+/* A scale per row or matrix has no DeepSeek layout: its readers know blocks. */
 static bool read_layout(struct scheme *s, const struct json *v, struct err *e)
 {
-    size_t first = s->kind == SCHEME_FP8_CHANNEL ? 1 : 0;
+    size_t first = s->kind == SCHEME_FP8_BLOCK ? 0 : 1;
     size_t index;
 
     if (!read_word("layout", v, layouts + first, COUNT(layouts) - first, &index, e))
@@ -479,7 +487,7 @@ static void put_int4(struct json_writer *w, const struct scheme *s)
 
 static void put_fp8(struct json_writer *w, const struct scheme *s)
 {
-    bool compressed_tensors = s->compressed_tensors || s->kind == SCHEME_FP8_CHANNEL;
+    bool compressed_tensors = s->compressed_tensors || s->kind != SCHEME_FP8_BLOCK;
 
     json_put_string(w, "layout", layouts[compressed_tensors ? 1 : 0]);
     json_put_string(w, "scale_dtype", scale_dtypes[s->scale == SCALE_E8M0 ? 1 : 0]);

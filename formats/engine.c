@@ -38,6 +38,18 @@ enum role engine_fused_leader(enum role role)
     return fused_of[role] == FUSED_NONE ? role : first;
 }
 
+enum role engine_scale_partner(enum role role)
+{
+    enum fused f = fused_of[role];
+
+    if (role == ROLE_EXPERT_GATE || role == ROLE_EXPERT_UP)
+        return role == ROLE_EXPERT_GATE ? ROLE_EXPERT_UP : ROLE_EXPERT_GATE;
+    for (enum role other = ROLE_UNKNOWN; f != FUSED_NONE && f != FUSED_EXPERTS && other < ROLE_COUNT; other++)
+        if (other != role && fused_of[other] == f)
+            return other;
+    return ROLE_UNKNOWN;
+}
+
 static size_t layer_count(const struct engine_weight *w, size_t count)
 {
     int64_t last = -1;
@@ -249,6 +261,11 @@ static bool kind_is_fp8(enum scheme_kind kind)
     return kind == SCHEME_FP8_BLOCK || kind == SCHEME_FP8_CHANNEL || kind == SCHEME_FP8_TENSOR;
 }
 
+static bool kind_is_fp8_tensor(enum scheme_kind kind)
+{
+    return kind == SCHEME_FP8_TENSOR;
+}
+
 static bool kind_is_int4(enum scheme_kind kind)
 {
     return kind == SCHEME_INT4;
@@ -260,6 +277,15 @@ static void say_mixed(const struct engine_weight *w, size_t count, const struct 
         talk->say(talk->ctx, LIMIT,
                   "FP8 and int4 in one checkpoint need two config groups and format \"mixed-precision\": "
                   "llama.cpp's converter refuses that, and engines accept it since recent versions only");
+}
+
+static void say_tensor(const struct engine_weight *w, size_t count, const struct talk *talk)
+{
+    if (find_kind(w, count, kind_is_fp8_tensor))
+        talk->say(
+            talk->ctx, LIMIT,
+            "FP8 with one scale for a matrix is for vLLM and SGLang: llama.cpp's converter reads a scale for each "
+            "row or block only");
 }
 
 static const struct engine_weight *find_role(const struct engine_weight *w, size_t count, enum role role)
@@ -298,5 +324,6 @@ void engine_check_limits(const struct engine_weight *w, size_t count,
             if (breaches[i][role].count > 0)
                 say_breach(&limits[i], &breaches[i][role], &talk);
     say_mixed(w, count, &talk);
+    say_tensor(w, count, &talk);
     say_shared(w, count, &talk);
 }

@@ -26,6 +26,10 @@ bool engine_check_fused(const struct engine_weight *w, size_t count, struct err 
 /* The first role of the set that a role's modules are loaded in, all of a layer's together; alone: the role itself. */
 enum role engine_fused_leader(enum role role);
 
+/* The matrix that engines load as one with this one and by one scale, the larger of both: gate and up, q_a_proj and
+ * kv_a_proj_with_mqa. ROLE_UNKNOWN: none. */
+enum role engine_scale_partner(enum role role);
+
 /* Harmless-looking choices: reported, one line each, through `say`, with the rule's name: "engine-refuses" for what an
  * engine does not load, "engine-limit" for what it runs slowly or needs an option for, or one of its own. */
 void engine_check_limits(const struct engine_weight *w, size_t count,

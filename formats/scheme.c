@@ -45,6 +45,11 @@ bool method_is_calibrated(enum method method)
     return method == METHOD_GPTQ || method == METHOD_LDLQ;
 }
 
+bool scheme_is_calibrated(const struct scheme *s)
+{
+    return method_is_calibrated(s->method) || s->static_input;
+}
+
 const char *scheme_method_name(enum method method)
 {
     assert(method < METHOD_COUNT);
@@ -165,6 +170,8 @@ static bool fp8_layout(const struct scheme *s, uint64_t rows, uint64_t cols, str
 
     if (!part_set(&parts[PART_CODES], ".weight", DTYPE_F8_E4M3, 2, rows, cols, e))
         return false;
+    if (s->static_input && !part_set(&parts[PART_INPUT_SCALE], ".input_scale", DTYPE_F32, 1, 1, 0, e))
+        return false;
     if (s->kind == SCHEME_FP8_TENSOR)
         return part_set(p, ".weight_scale", scale, 1, 1, 0, e);
     if (s->kind == SCHEME_FP8_CHANNEL)
@@ -253,6 +260,8 @@ void scheme_slice(const struct scheme *s, enum part part, uint64_t rows, uint64_
     assert(row % scheme_row_multiple(s) == 0 || count == 0);
     assert((row + count) % scheme_row_multiple(s) == 0 || row + count == rows || count == 0);
     *offset = *bytes = 0;
+    if (part == PART_INPUT_SCALE && s->static_input)
+        *bytes = elems_bytes(DTYPE_F32, 1);
     if (!has_part(s, part))
         return;
     if (part == PART_SCALE && s->kind == SCHEME_FP8_TENSOR) {

@@ -54,11 +54,19 @@ struct scheme {
     bool shape_i64;           /* INT4: weight_shape is I64 (else I32, as Kimi has it) */
     bool compressed_tensors;  /* FP8_BLOCK: scales are called weight_scale, not weight_scale_inv */
     bool positive_scales;     /* INT4 by search: no negative scales */
+    bool static_input;        /* FP8_TENSOR, target: a calibrated input_scale stands beside it; source: unused */
     enum method method;       /* target: how; source: unused */
 };
 
 /* The tensors that together are one weight. */
-enum part { PART_CODES, PART_SCALE, PART_ZERO_POINT, PART_SHAPE, PART_COUNT };
+enum part {
+    PART_CODES,
+    PART_SCALE,
+    PART_ZERO_POINT,
+    PART_SHAPE,
+    PART_INPUT_SCALE, /* one number; of targets only: what a source has is struct weight's input_scale */
+    PART_COUNT
+};
 
 struct part_layout {
     bool present;
@@ -71,11 +79,12 @@ struct part_layout {
 
 const char *scheme_kind_name(enum scheme_kind kind); /* "fp8_block", "int4", ... */
 bool method_is_calibrated(enum method method); /* needs the inputs of the linear: gptq, ldlq */
+bool scheme_is_calibrated(const struct scheme *s); /* the same, or a scale of them: static_input */
 const char *scheme_method_name(enum method method);  /* "copy", "round", "absmax", "search", "gptq", "ldlq" */
 /* "int4 g128", "int4 g32 asym", "fp8 128x128 pow2", "BF16": for tables and quern.json; returns text. */
 #define SCHEME_TEXT 64
 const char *scheme_text(const struct scheme *s, char text[SCHEME_TEXT]);
-bool scheme_same_storage(const struct scheme *a, const struct scheme *b); /* method and positive_scales aside */
+bool scheme_same_storage(const struct scheme *a, const struct scheme *b); /* method, positive_scales, static_input aside */
 
 /* The parts of a [rows, cols] matrix under a scheme. Refuses (ERR_UNSUPPORTED, with the groups that fit)
  * an INT4 group that does not divide cols. RAW and PLAIN of other ranks: use the tensor itself. */
@@ -85,7 +94,7 @@ bool scheme_layout(const struct scheme *s, uint64_t rows, uint64_t cols, struct 
 /* Rows a slice must begin at a multiple of: 1, 8 (packed zero points), or block_rows. */
 uint32_t scheme_row_multiple(const struct scheme *s);
 /* Where rows [row, row + count) of a [rows, cols] matrix stand in a part, as one byte range. PART_SHAPE is
- * never sliced (bytes 0), a per-tensor scale is in every slice. row obeys scheme_row_multiple; row + count
+ * never sliced (bytes 0), a per-tensor scale is in every slice, and so is an input scale. row obeys scheme_row_multiple; row + count
  * does too, or is rows. */
 void scheme_slice(const struct scheme *s, enum part part, uint64_t rows, uint64_t cols, uint64_t row, uint64_t count,
                   uint64_t *offset, uint64_t *bytes);

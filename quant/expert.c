@@ -73,12 +73,10 @@ static size_t scratch_bytes(const struct expert_job *job)
     return bytes;
 }
 
-static void place(struct work *w, const struct expert_job *job, struct scratch *s)
+static void place_moments(struct work *w, struct scratch *s)
 {
-    size_t hidden = job->mlp[EXPERT_GATE].cols, inner = job->mlp[EXPERT_GATE].rows;
-    size_t wide = moments_bytes(hidden), narrow = moments_bytes(inner);
+    size_t hidden = w->hidden, inner = w->inner, wide = moments_bytes(hidden), narrow = moments_bytes(inner);
 
-    *w = (struct work){.job = job, .hidden = hidden, .inner = inner};
     w->stage.sum = scratch_take(s, most(wide, narrow));
     w->stage.prior_sum = scratch_take(s, narrow);
     w->stage.calibrated = scratch_take(s, most(calibrated_bytes(hidden), calibrated_bytes(inner)));
@@ -87,6 +85,17 @@ static void place(struct work *w, const struct expert_job *job, struct scratch *
     w->up = scratch_take(s, EXPERT_CHUNK * inner * sizeof *w->up);
     w->spread = scratch_take(s, EXPERT_SPREAD_TOKENS * inner * sizeof *w->spread);
     w->factor = scratch_take(s, EXPERT_CHUNK * sizeof *w->factor);
+}
+
+static void place(struct work *w, const struct expert_job *job, struct scratch *s)
+{
+    bool calibrated = false;
+
+    *w = (struct work){.job = job, .hidden = job->mlp[EXPERT_GATE].cols, .inner = job->mlp[EXPERT_GATE].rows};
+    for (enum expert_part part = 0; part < EXPERT_PARTS; part++)
+        calibrated |= method_is_calibrated(job->to[part].method);
+    if (calibrated)
+        place_moments(w, s);
     w->scratch = scratch_take(s, scratch_bytes(job));
 }
 
@@ -313,15 +322,6 @@ static void note_input(struct expert_input *i, const struct calibrated *c, const
     (void)calibrated_text(c, i->text);
 }
 
-static bool round_plainly(struct work *w, enum expert_part part, struct rounded *r, struct err *e)
-{
-    struct transform t = transform_of(w->job, part);
-    const struct coded *from = &w->job->mlp[part];
-
-    *r = (struct rounded){.ending = ENDING_PLAIN, .reason = REASON_ASKED};
-    return transform_run(&t, 0, from->rows, from->rows, &from->parts, &w->out[part].parts, w->scratch, &r->weights, e);
-}
-
 static const char *part_name(enum expert_part part)
 {
     static const char *const names[] = {"gate_proj", "up_proj", "down_proj"};
@@ -329,12 +329,44 @@ static const char *part_name(enum expert_part part)
     return names[part];
 }
 
+/* One scale for FP8 matrices of one input: engines load gate and up as one. */
+static bool tensor_scale(struct work *w, enum expert_part first, enum expert_part last, float *scale, struct err *e)
+{
+    float most = 0;
+
+    for (enum expert_part part = first; part <= last; part++) {
+        struct transform t = transform_of(w->job, part);
+        const struct coded *from = &w->job->mlp[part];
+        float part_most = 0;
+        if (t.to.kind != SCHEME_FP8_TENSOR || t.to.method == METHOD_COPY)
+            continue;
+        if (!transform_most(&t, from->rows, &from->parts, w->scratch, &part_most, e))
+            return err_in(e, "%s", part_name(part));
+        most = part_most > most ? part_most : most;
+    }
+    *scale = transform_tensor_scale(most);
+    return true;
+}
+
+static bool round_plainly(struct work *w, enum expert_part part, float scale, struct rounded *r, struct err *e)
+{
+    struct transform t = transform_of(w->job, part);
+    const struct coded *from = &w->job->mlp[part];
+
+    t.tensor_scale = scale;
+    *r = (struct rounded){.ending = ENDING_PLAIN, .reason = REASON_ASKED};
+    return transform_run(&t, 0, from->rows, from->rows, &from->parts, &w->out[part].parts, w->scratch, &r->weights, e);
+}
+
 /* Matrices [first, last] of one input; own may be NULL when none of them is calibrated. */
 static bool round_parts(struct work *w, enum expert_part first, enum expert_part last, const struct moments *own,
                         const struct moments *prior, struct expert_result *result, struct err *e)
 {
     enum method made = METHOD_COUNT;
+    float scale = 0;
 
+    if (!tensor_scale(w, first, last, &scale, e))
+        return false;
     for (enum expert_part part = first; part <= last; part++) {
         struct loss_matrix m = matrix_of(w->job, part, w->out);
         struct calibrated_options o = w->job->options;
@@ -347,7 +379,7 @@ static bool round_parts(struct work *w, enum expert_part first, enum expert_part
             made = o.method;
         }
         if (calibrated ? !calibrated_round(&w->calibrated, &m, w->scratch, &result->parts[part], e)
-                       : !round_plainly(w, part, &result->parts[part], e))
+                       : !round_plainly(w, part, scale, &result->parts[part], e))
             return err_in(e, "%s", part_name(part));
     }
     return true;

@@ -3,6 +3,7 @@
  *   floats            decode a row, round it; FP8 to BF16 in one pass
  *   int4              tiles of rows, as many as the kernel works on at once; FP8 by absmax in one pass
  *   FP8 by channel    the row's largest magnitude, then codes
+ *   FP8 by tensor     codes, by the scale that is given: it is not to be known from some rows
  *   FP8 in blocks     a pass over the block's rows for the largest magnitudes,
  *                     then one for the codes; the second decoding costs less
  *                     than keeping 128 float rows outside the cache
@@ -78,8 +79,10 @@ static bool can_encode(const struct scheme *s)
         return s->scale == SCALE_BF16 && (s->method == METHOD_ABSMAX || s->method == METHOD_SEARCH);
     if (s->kind == SCHEME_FP8_BLOCK && (s->block_rows == 0 || s->block_cols == 0))
         return false;
-    return (s->kind == SCHEME_FP8_BLOCK || s->kind == SCHEME_FP8_CHANNEL) && s->dtype == DTYPE_F8_E4M3 &&
-           s->scale != SCALE_NONE && s->scale != SCALE_F16 && s->method == METHOD_ABSMAX;
+    if (s->kind == SCHEME_FP8_TENSOR && s->scale != SCALE_F32)
+        return false;
+    return scheme_is_fp8(s) && s->dtype == DTYPE_F8_E4M3 && s->scale != SCALE_NONE && s->scale != SCALE_F16 &&
+           s->method == METHOD_ABSMAX;
 }
 
 bool transform_check(const struct scheme *from, const struct scheme *to, struct err *e)
@@ -443,6 +446,18 @@ static bool fp8_block_rows(struct work *w, uint64_t row, uint64_t rows, uint64_t
     return true;
 }
 
+/* Rows of a matrix that has one scale. */
+static bool run_fp8_tensor(struct work *w, struct err *e)
+{
+    w->scales[0] = w->t->tensor_scale;
+    w->kept[0] = false;
+    store_scales(w, 0);
+    for (uint64_t r = 0; r < w->count; r++)
+        if (!fp8_row(w, w->row + r, false, e))
+            return false;
+    return true;
+}
+
 static bool run_fp8(struct work *w, struct err *e)
 {
     uint64_t each = w->t->to.kind == SCHEME_FP8_BLOCK ? w->t->to.block_rows : 1;
@@ -464,6 +479,7 @@ bool transform_run(const struct transform *t, uint64_t row, uint64_t count, uint
 
     assert(row + count <= rows);
     assert(row % scheme_row_multiple(&t->from) == 0 && row % scheme_row_multiple(&t->to) == 0);
+    assert(t->to.kind != SCHEME_FP8_TENSOR || t->to.method == METHOD_COPY || t->tensor_scale > 0);
     if (t->to.method == METHOD_COPY) {
         copy_parts(t, row, count, rows, in, out);
         return true;
@@ -476,9 +492,36 @@ bool transform_run(const struct transform *t, uint64_t row, uint64_t count, uint
         ok = run_floats(&w, e);
     else if (t->to.kind == SCHEME_INT4)
         ok = run_int4(&w, e);
+    else if (t->to.kind == SCHEME_FP8_TENSOR)
+        ok = run_fp8_tensor(&w, e);
     else
         ok = run_fp8(&w, e);
     if (ok)
         weight_error_add(err2, &w.error);
     return ok;
+}
+
+bool transform_most(const struct transform *t, uint64_t rows, const struct slices *in, void *scratch, float *most,
+                    struct err *e)
+{
+    struct work w = {.in = in, .count = rows};
+    struct scratch memory = {.base = scratch};
+
+    work_place(&w, t, &memory);
+    decoder_init(&w.decoder, t->kernel, 0, in);
+    *most = 0;
+    for (uint64_t row = 0; row < rows; row++) {
+        if (!decode_row(&w.decoder, row, w.x, e))
+            return false;
+        float row_most = t->kernel->absmax(w.x, t->cols);
+        *most = row_most > *most ? row_most : *most;
+    }
+    return true;
+}
+
+float transform_tensor_scale(float most)
+{
+    static const struct scheme tensor = {.kind = SCHEME_FP8_TENSOR, .scale = SCALE_F32};
+
+    return target_scale(&tensor, most);
 }

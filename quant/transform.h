@@ -22,6 +22,7 @@ struct transform {
     struct scheme from, to;
     uint64_t cols;
     const float *weights; /* [cols] of the scale search (h of quant/search.h); NULL: 1 */
+    float tensor_scale;   /* FP8_TENSOR: the scale, as transform_tensor_scale gives it for all rows */
 };
 
 /* Sums of squares over the rows seen, float64, rows added in order. */
@@ -42,6 +43,12 @@ size_t transform_scratch_bytes(const struct transform *t);
  * not finite or not positive, values past F16's range. PART_SHAPE is the plan's, not written here. */
 bool transform_run(const struct transform *t, uint64_t row, uint64_t count, uint64_t rows, const struct slices *in,
                    const struct slices *out, void *scratch, struct weight_error *err2, struct err *e) CHECKED;
+
+/* The largest magnitude of a whole matrix; scratch as for transform_run. */
+bool transform_most(const struct transform *t, uint64_t rows, const struct slices *in, void *scratch, float *most,
+                    struct err *e) CHECKED;
+/* The scale of an FP8 matrix, or of what enters it, whose largest magnitude this is. */
+float transform_tensor_scale(float most);
 
 /* Decode only: rows to float32 [count][cols], for diff and the forward pass. */
 size_t decode_scratch_bytes(const struct scheme *from, uint64_t cols);

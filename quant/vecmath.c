@@ -41,6 +41,20 @@ bool fp8_activations(const struct kernel *k, float *y, const float *x, size_t n,
     return true;
 }
 
+bool fp8_static_activations(const struct kernel *k, float *y, const float *x, size_t n, float scale)
+{
+    for (size_t i = 0; i < n; i += ACTIVATION_BLOCK) {
+        size_t count = n - i < ACTIVATION_BLOCK ? n - i : ACTIVATION_BLOCK;
+        uint8_t codes[ACTIVATION_BLOCK];
+        if (!k->f32_check(x + i, count))
+            return false;
+        k->e4m3_encode(codes, x + i, count, &scale, ACTIVATION_BLOCK);
+        if (!k->e4m3_decode(y + i, codes, count, &scale, ACTIVATION_BLOCK))
+            return false;
+    }
+    return true;
+}
+
 /* ---- float64 ---- */
 
 static double bits_double(uint64_t bits)

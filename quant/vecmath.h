@@ -52,6 +52,8 @@ void softmax(const struct kernel *k, float *y, const float *x, size_t n);
  * nearest even. kernel.py of DeepSeek-V3 and, for pow2, of V3.2, whose product with 1/448 gives the same scale.
  * False: a value is not finite. */
 bool fp8_activations(const struct kernel *k, float *y, const float *x, size_t n, bool pow2) CHECKED;
+/* The same by a scale that was fixed before: y = e4m3(x / scale) * scale, what is past 448 scales cut off. */
+bool fp8_static_activations(const struct kernel *k, float *y, const float *x, size_t n, float scale) CHECKED;
 
 /* ---- float64 scalars, one set of bits on every machine: no libm, no fma ---- */
 

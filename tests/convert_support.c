@@ -3,8 +3,10 @@
 #include <string.h>
 
 #include "convert/bundle.h"
+#include "convert/calibration.h"
 #include "convert/finished.h"
 #include "convert/journal.h"
+#include "convert/pipeline.h"
 #include "convert/run.h"
 #include "convert/stage.h"
 #include "formats/base/file.h"
@@ -47,8 +49,17 @@ void planned_close(struct planned *p)
     recipe_release(&p->recipe);
 }
 
-static bool run_and_publish(struct plan *p, const struct run_options *options, bool fingerprint, struct stage *s,
-                            struct journal *j, struct err *e)
+static bool calibrate(struct plan *p, const struct calibration *c, const struct run_options *options, struct stage *s,
+                      struct journal *j, struct run_result *result, struct err *e)
+{
+    if (!c)
+        return true;
+    struct pipeline_options o = calibration_pipeline(c, options->threads, options->memory_bytes);
+    return pipeline_run(p, 0, &o, s, j, result, NULL, e);
+}
+
+static bool run_and_publish(struct plan *p, const struct calibration *c, const struct run_options *options,
+                            bool fingerprint, struct stage *s, struct journal *j, struct err *e)
 {
     struct bundle_options bundle = {
         .proofs = fingerprint ? proofs_plan(p, options->threads, &(struct proof_wishes){0}) : NULL,
@@ -57,17 +68,18 @@ static bool run_and_publish(struct plan *p, const struct run_options *options, b
     struct run_result *results = run_results_new(p);
 
     return journal_open(j, stage_path(s, JOURNAL_NAME), p, results, e) &&
-           run_plan(p, options, s, j, results, NULL, e) && bundle_write(p, 0, results, &bundle, s, e) &&
-           stage_publish(s, e) && stage_finish(s, e) && finished_end(p, options->delete_source, e);
+           run_plan(p, options, s, j, results, NULL, e) && calibrate(p, c, options, s, j, &results[0], e) &&
+           bundle_write(p, 0, results, &bundle, s, e) && stage_publish(s, e) && stage_finish(s, e) &&
+           finished_end(p, options->delete_source, e);
 }
 
-static bool run_to(struct plan *p, const char *dst, const struct run_options *options, bool force, bool fingerprint,
-                   struct err *e)
+static bool run_to(struct plan *p, const struct calibration *c, const char *dst, const struct run_options *options,
+                   bool force, bool fingerprint, struct err *e)
 {
     struct stage stage = {0};
     struct journal journal = {0};
     bool ok = stage_open(&stage, dst, p->source->checkpoint.dir, force, false, e) &&
-              run_and_publish(p, options, fingerprint, &stage, &journal, e);
+              run_and_publish(p, c, options, fingerprint, &stage, &journal, e);
 
     journal_close(&journal);
     stage_release(&stage, false);
@@ -78,17 +90,34 @@ bool support_run(struct plan *p, const char *dst, unsigned threads, uint64_t mem
 {
     struct run_options options = {.threads = threads, .memory_bytes = memory_bytes};
 
-    return run_to(p, dst, &options, false, false, e);
+    return run_to(p, NULL, dst, &options, false, false, e);
 }
 
 bool support_convert(const char *src, const char *dst, const struct conversion_case *c, struct err *e)
 {
     struct run_options options = {.threads = c->threads, .memory_bytes = c->memory_bytes};
     struct planned p = {0};
-    bool ok = planned_open(&p, src, dst, c, e) && run_to(&p.plan, dst, &options, c->force, c->fingerprint, e);
+    struct calibration text = {
+        .text = {.ids = c->ids, .context = 32}, .propagate = "on", .on_starved = "warn", .min_tokens = 1};
+    bool ok = planned_open(&p, src, dst, c, e) && (!c->ids || calibration_open(&text, &p.plan, e)) &&
+              run_to(&p.plan, c->ids ? &text : NULL, dst, &options, c->force, c->fingerprint, e);
 
+    calibration_close(&text);
     planned_close(&p);
     return ok;
+}
+
+const char *support_ids(struct arena *a, const char *dir)
+{
+    const char *path = path_join(a, dir, "calibration.ids");
+    struct buf text = {0};
+    struct err e = {0};
+
+    for (unsigned id = 3; id < 67; id++)
+        buf_printf(&text, "%u%s", id, id < 66 ? " " : "\n");
+    EXPECT_OK(file_write_whole(path, text.data, text.bytes, &e), e);
+    buf_release(&text);
+    return path;
 }
 
 /* ---- hashes ---- */

@@ -16,6 +16,7 @@ struct conversion_case {
     uint64_t memory_bytes;
     bool force;
     bool fingerprint;
+    const char *ids; /* calibrated recipes: a file of token ids, in contexts of 32 */
 };
 
 /* The recipe of a case. */
@@ -32,6 +33,9 @@ bool planned_open(struct planned *p, const char *src, const char *dst, const str
 void planned_close(struct planned *p);
 /* Plans and writes dst. */
 bool support_convert(const char *src, const char *dst, const struct conversion_case *c, struct err *e) CHECKED;
+
+/* A file of 64 token ids, 3 to 66; its path, in the arena. */
+const char *support_ids(struct arena *a, const char *dir);
 
 /* Runs an open plan of one output and publishes it. */
 bool support_run(struct plan *p, const char *dst, unsigned threads, uint64_t memory_bytes, struct err *e) CHECKED;

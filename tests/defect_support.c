@@ -12,6 +12,8 @@ bool defect_bases_make(struct arena *a)
     static const char *const recipes[BASE_COUNT] = {
         [BASE_INT4] = "int4:g128:absmax", /* searching takes the reference kernel seconds */
         [BASE_FP8] = "fp8",
+        [BASE_STATIC] = "[{\"match\": [\"routed_expert\", \"dense_mlp\"], \"scheme\": \"fp8-static\"}, "
+                        "{\"match\": \"*\", \"scheme\": \"bf16\"}]",
         [BASE_SPLIT] = "[{\"match\": \"expert_gate\", \"scheme\": \"int4\", \"group\": 128, \"method\": \"absmax\"}, "
                        "{\"match\": \"*\", \"scheme\": \"bf16\"}]",
     };
@@ -21,6 +23,7 @@ bool defect_bases_make(struct arena *a)
     for (enum base b = 0; b < BASE_COUNT && e.code == ERR_NONE; b++) {
         struct conversion_case c = {.recipe = recipes[b], .options = {.shard_bytes = 4500000}, .fingerprint = true};
         defect_bases[b] = arena_printf(a, "%s/base-%d", dir, (int)b);
+        c.ids = b == BASE_STATIC ? support_ids(a, dir) : NULL;
         EXPECT_OK(support_convert(SAMPLE, defect_bases[b], &c, &e), e);
     }
     return e.code == ERR_NONE;

@@ -7,7 +7,7 @@
 
 #define SAMPLE "samples/tiny-v3"
 
-enum base { BASE_INT4, BASE_FP8, BASE_SPLIT, BASE_COUNT };
+enum base { BASE_INT4, BASE_FP8, BASE_STATIC, BASE_SPLIT, BASE_COUNT }; /* good ones come first */
 enum how {
     HOW_PLAIN = 0,
     HOW_REHASH = 1, /* quern.json is brought up to date: lint finds it without the hashes */

@@ -54,7 +54,8 @@ static const struct {
     {RULES("{\"scheme\": \"bf16\"}"), "rule 1: key 'match' is missing"},
     {RULES("{\"match\": \"*\"}"), "rule 1: key 'scheme' is missing"},
     {RULES("{" STAR "\"scheme\": \"q4_k\"}"),
-     "rule 1: key 'scheme' is 'q4_k'; known are keep, bf16, f16, f32, fp8, fp8-ue8m0, fp8-channel, int4"},
+     "rule 1: key 'scheme' is 'q4_k'; known are keep, bf16, f16, f32, fp8, fp8-ue8m0, fp8-channel, "
+     "fp8-static, int4"},
     {RULES("{" STAR "\"scheme\": 4}"), "rule 1: key 'scheme' is a number, not a string"},
     {RULES("{" STAR "\"scheme\": \"bf16\"}, {" STAR "\"scheme\": \"keep\", \"colour\": 1}"),
      "rule 2: unknown key 'colour'; known with scheme 'keep' are match, layers, scheme"},
@@ -147,6 +148,9 @@ static const struct {
     {RULES("{" STAR "\"scheme\": \"fp8-ue8m0\", \"scale_dtype\": \"e8m0\"}"),
      "{\"name\":\"mine\",\"rules\":[{\"match\":\"*\",\"scheme\":\"fp8-ue8m0\",\"layout\":\"deepseek\",\"scale_dtype\":"
      "\"e8m0\"}," KEEP_ALL "]}"},
+    {RULES("{" STAR "\"scheme\": \"fp8-static\"}"),
+     "{\"name\":\"mine\",\"rules\":[{\"match\":\"*\",\"scheme\":\"fp8-static\",\"layout\":\"compressed-tensors\","
+     "\"scale_dtype\":\"f32\"}," KEEP_ALL "]}"},
     {RULES("{" STAR "\"scheme\": \"fp8-channel\"}"),
      "{\"name\":\"mine\",\"rules\":[{\"match\":\"*\",\"scheme\":\"fp8-channel\",\"layout\":\"compressed-tensors\","
      "\"scale_dtype\":\"f32\"}," KEEP_ALL "]}"},
@@ -290,7 +294,7 @@ static const struct {
     const char *name, *want;
 } bad_names[] = {
     {"w4a16", "unknown recipe 'w4a16'; known are int4, int4-best, int4-fast, int4-absmax, int4-fp8, int4-all, fp8, "
-              "fp8-ue8m0, fp8-ue8m0-ldlq, fp8-block"},
+              "fp8-ue8m0, fp8-ue8m0-ldlq, fp8-static, fp8-block"},
     {"", "unknown recipe ''"},
 };
 

@@ -29,6 +29,8 @@ static const struct layout_row {
      ".weight F8_E4M3 [256, 128] | .weight_scale BF16 [2, 1]"},
     {"channel fp8", {FP8(SCHEME_FP8_CHANNEL, SCALE_BF16)}, 300, 64,
      ".weight F8_E4M3 [300, 64] | .weight_scale BF16 [300, 1]"},
+    {"static fp8", {.kind = SCHEME_FP8_TENSOR, .dtype = DTYPE_F8_E4M3, .scale = SCALE_F32, .static_input = true}, 300, 64,
+     ".weight F8_E4M3 [300, 64] | .weight_scale F32 [1] | .input_scale F32 [1]"},
     {"tensor fp8", {FP8(SCHEME_FP8_TENSOR, SCALE_F32)}, 300, 64, ".weight F8_E4M3 [300, 64] | .weight_scale F32 [1]"},
     {"int4", {INT4(32), .shape_i64 = true}, 2048, 7168,
      ".weight_packed I32 [2048, 896] | .weight_scale BF16 [2048, 224] | .weight_shape I64 [2]"},
@@ -107,7 +109,7 @@ TEST(scheme, slices_tile_each_part_without_a_gap)
                 for (enum part part = 0; part < PART_COUNT; part++) {
                     uint64_t offset, bytes, count = r->rows - row < step ? r->rows - row : step;
                     scheme_slice(&r->scheme, part, r->rows, r->cols, row, count, &offset, &bytes);
-                    if (part == PART_SCALE && per_tensor) {
+                    if (part == PART_INPUT_SCALE || (part == PART_SCALE && per_tensor)) {
                         EXPECT_EQ_U64(0, offset);
                         next[part] = bytes;
                         continue;

@@ -26,7 +26,7 @@ void matrix_release(struct matrix *m)
     *m = (struct matrix){0};
 }
 
-static struct slices matrix_slices(const struct matrix *m, uint64_t row, uint64_t count)
+struct slices matrix_slices(const struct matrix *m, uint64_t row, uint64_t count)
 {
     struct slices s = {0};
 

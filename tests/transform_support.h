@@ -40,6 +40,8 @@ bool matrix_init(struct matrix *m, const struct scheme *s, uint64_t rows, uint64
 void matrix_release(struct matrix *m);
 /* Random codes and scales that the scheme may hold. */
 void matrix_fill(struct matrix *m, uint64_t seed);
+/* Where rows [row, row + count) of its parts stand. */
+struct slices matrix_slices(const struct matrix *m, uint64_t row, uint64_t count);
 /* transform_run, with its scratch no larger than asked for. */
 bool matrix_convert_rows(const struct kernel *k, const struct matrix *from, const struct matrix *to, uint64_t row,
                          uint64_t count, struct weight_error *error, struct err *e);

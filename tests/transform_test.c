@@ -163,13 +163,56 @@ TEST(transform, a_copy_is_the_same_bytes_even_where_they_make_no_sense)
     }
 }
 
+/* A block that is as large as the matrix, which the golden bytes speak of, is the same thing. */
+TEST(transform, one_scale_for_a_matrix_is_that_of_one_block_and_rows_may_come_in_slices)
+{
+    const struct scheme tensor = FP8(SCHEME_FP8_TENSOR, SCALE_F32);
+    struct scheme block = FP8_BLOCK(SCALE_F32);
+
+    block.block_rows = 384; /* past the last row */
+    block.block_cols = 256;
+    for (size_t s = 0; s < SOURCES; s++) {
+        const struct kernel *k = kernel_at(0);
+        struct matrix in, want, got;
+        struct weight_error error = {0}, sliced = {0};
+        struct transform t = {.kernel = k, .from = sources[s], .to = tensor, .cols = MATRIX_COLS};
+        struct err e = {0};
+        float most = 0;
+
+        if (sources[s].kind == SCHEME_FP8_TENSOR)
+            continue;
+        ct_case("source %zu", s);
+        ASSERT_TRUE(matrix_init(&in, &sources[s], MATRIX_ROWS, MATRIX_COLS) &&
+                    matrix_init(&want, &block, MATRIX_ROWS, MATRIX_COLS) &&
+                    matrix_init(&got, &tensor, MATRIX_ROWS, MATRIX_COLS));
+        matrix_fill(&in, 5);
+        EXPECT_OK(matrix_convert(k, &in, &want, &error, &e), e);
+        void *scratch = mem_aligned(transform_scratch_bytes(&t));
+        EXPECT_OK(transform_most(&t, MATRIX_ROWS, &in.parts, scratch, &most, &e), e);
+        t.tensor_scale = transform_tensor_scale(most);
+        for (uint64_t row = 0; row < MATRIX_ROWS; row += 128) {
+            uint64_t count = MATRIX_ROWS - row < 128 ? MATRIX_ROWS - row : 128;
+            struct slices from = matrix_slices(&in, row, count), to = matrix_slices(&got, row, count);
+            EXPECT_OK(transform_run(&t, row, count, MATRIX_ROWS, &from, &to, scratch, &sliced, &e), e);
+        }
+        EXPECT_MEM_EQ(want.parts.part[PART_CODES], got.parts.part[PART_CODES], MATRIX_ROWS * MATRIX_COLS);
+        EXPECT_MEM_EQ(want.parts.part[PART_SCALE], got.parts.part[PART_SCALE], sizeof(float));
+        EXPECT_NEAR_F64(error.error2, sliced.error2, 1e-12 * error.error2);
+        mem_free(scratch);
+        matrix_release(&in);
+        matrix_release(&want);
+        matrix_release(&got);
+    }
+    EXPECT_EQ_F32(1.0f, transform_tensor_scale(0));
+}
+
 TEST(transform, pairs_that_cannot_be_done_are_refused_before_any_work)
 {
     static const struct {
         struct scheme from, to;
         const char *part;
     } rows[] = {
-        {PLAIN(DTYPE_BF16), FP8(SCHEME_FP8_TENSOR, SCALE_F32), "cannot be written"},
+        {PLAIN(DTYPE_BF16), FP8(SCHEME_FP8_TENSOR, SCALE_BF16), "cannot be written"},
         {PLAIN(DTYPE_I32), PLAIN(DTYPE_BF16), "cannot be decoded"},
         {PLAIN(DTYPE_BF16), PLAIN(DTYPE_I32), "cannot be written"},
         {{.kind = SCHEME_RAW, .dtype = DTYPE_BF16}, PLAIN(DTYPE_BF16), "cannot be decoded"},

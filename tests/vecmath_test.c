@@ -311,6 +311,25 @@ TEST(vecmath, fp8_activations_round_per_128_and_floor_the_largest_magnitude)
     }
 }
 
+/* Of numpy, by the grid of the format's definition; 100 and -7.77 are past 448 scales. */
+TEST(vecmath, fp8_activations_by_a_static_scale_are_cut_off_behind_it)
+{
+    static const float x[] = {0.3f, -1.7f, 5.0f, 100.0f, -7.77f, 0.001f, 0.0f, -0.02f};
+    static const float want[] = {0x1.333334p-2f,  -0x1.99999ap+0f, 0x1.333334p+2f, 0x1.666666p+2f,
+                                 -0x1.666666p+2f, 0x1p-10f,        0.0f,           -0x1.4ccccep-6f};
+
+    for (size_t i = 0; i < kernel_count(); i++) {
+        const struct kernel *k = support_kernel(i);
+        float y[8];
+        if (!k)
+            continue;
+        EXPECT_TRUE(fp8_static_activations(k, y, x, 8, 0x1.99999ap-7f));
+        EXPECT_MEM_EQ(want, y, sizeof want);
+        y[7] = INFINITY;
+        EXPECT_FALSE(fp8_static_activations(k, y, y, 8, 1.0f));
+    }
+}
+
 /* V3.2's kernel multiplies by 1/448 where V3's divides: once rounded up to powers of two they are the same. */
 TEST(vecmath, both_ways_to_the_power_of_two_scale_agree_for_every_fraction)
 {

@@ -367,6 +367,50 @@ static void mtp_halves_swapped(const char *dir)
     }
 }
 
+#define STATIC_UP "model.layers.1.mlp.experts.3.up_proj"
+
+static void input_scale_zero(const char *dir)
+{
+    poke32(dir, STATIC_UP ".input_scale", 0, 0);
+}
+
+static void input_scale_nan(const char *dir)
+{
+    poke32(dir, STATIC_UP ".input_scale", 0, 0x7FC00000u);
+}
+
+static void input_scale_negative(const char *dir)
+{
+    poke32(dir, STATIC_UP ".input_scale", 0, 0xBF800000u);
+}
+
+static void input_scale_other(const char *dir)
+{
+    poke32(dir, STATIC_UP ".input_scale", 0, 0x3F800000u);
+}
+
+static void weight_scale_other(const char *dir)
+{
+    poke32(dir, STATIC_UP ".weight_scale", 0, 0x3C000000u);
+}
+
+static void static_promised(const char *dir)
+{
+    bundle_replace(dir, "config.json", "\"activation_scheme\": \"dynamic\"", "\"activation_scheme\": \"static\"");
+}
+
+static void static_unsaid(const char *dir)
+{
+    static const char inputs[] =
+        "\"input_activations\": {\n          \"num_bits\": 8,\n          \"type\": \"float\",\n"
+        "          \"symmetric\": true,\n          \"strategy\": \"tensor\",\n"
+        "          \"group_size\": null,\n          \"dynamic\": ";
+    struct arena a = {0};
+
+    bundle_replace(dir, "config.json", arena_printf(&a, "%sfalse", inputs), arena_printf(&a, "%strue", inputs));
+    arena_release(&a);
+}
+
 static void nothing(const char *dir)
 {
     (void)dir;
@@ -430,6 +474,14 @@ static const struct defect defects[] = {
     {"scale-negative", fp8_scale_negative, BASE_FP8, HOW_REHASH},
     {"scale-absurd", fp8_scale_twice, BASE_FP8, HOW_REHASH},
     {"scale-not-pow2", fp8_scale_not_pow2, BASE_FP8, HOW_REHASH},
+    {"scale-zero", input_scale_zero, BASE_STATIC, HOW_REHASH},
+    {"scale-nan", input_scale_nan, BASE_STATIC, HOW_REHASH},
+    {"scale-negative", input_scale_negative, BASE_STATIC, HOW_REHASH},
+    {"scale-split", input_scale_other, BASE_STATIC, HOW_REHASH},
+    {"scale-split", weight_scale_other, BASE_STATIC, HOW_REHASH},
+    {"source-mismatch", weight_scale_other, BASE_STATIC, HOW_REHASH | HOW_SOURCE},
+    {"input-scale-missing", static_promised, BASE_FP8, HOW_REHASH},
+    {"input-scale-unused", static_unsaid, BASE_STATIC, HOW_REHASH},
     {"source-mismatch", flip_byte, BASE_INT4, HOW_REHASH | HOW_SOURCE},
     {"source-mismatch", fp8_scale_twice, BASE_FP8, HOW_REHASH | HOW_SOURCE},
     {"side-file-lost", generation_gone, BASE_INT4, HOW_SOURCE},

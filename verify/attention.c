@@ -87,8 +87,8 @@ static bool finish_latents(void *ctx, size_t first, size_t count, unsigned worke
         crew_norm(&f->crew, latent, latent, p->kv_norm.x, rank, f->mla_eps);
         rope_turn(&f->rope, f->turns + (p->first + t) * f->arch->qk_rope_dim, latent + rank,
                   f->crew.emulate == EMULATE_BF16);
-        if (!crew_round_input(&f->crew, &l->q_b->stored, query, q, e) ||
-            !crew_round_input(&f->crew, &l->kv_b->stored, latent, rank, e))
+        if (!crew_round_input(&f->crew, &l->q_b->stored, input_scale_of(f, l->q_b), query, q, e) ||
+            !crew_round_input(&f->crew, &l->kv_b->stored, input_scale_of(f, l->kv_b), latent, rank, e))
             return err_in(e, "token %zu", p->first + t);
     }
     return true;

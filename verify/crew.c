@@ -64,7 +64,8 @@ uint64_t crew_slice_rows(const struct weight *w)
 
 void matrix_by_slices(struct matrix *m, const struct source *s, const struct weight *w)
 {
-    *m = (struct matrix){w->name, {.scheme = w->stored, .rows = w->rows, .cols = w->cols}, s, w};
+    *m = (struct matrix){
+        .name = w->name, .coded = {.scheme = w->stored, .rows = w->rows, .cols = w->cols}, .source = s, .weight = w};
 }
 
 static bool load_slice(const struct crew *c, unsigned worker, const struct matrix *w, uint64_t row, uint64_t rows,
@@ -159,10 +160,13 @@ static bool rounds_inputs(const struct crew *c, const struct scheme *s)
     return c->emulate == EMULATE_FP8_ACTIVATIONS && scheme_is_fp8(s);
 }
 
-bool crew_round_input(const struct crew *c, const struct scheme *s, float *x, size_t n, struct err *e)
+bool crew_round_input(const struct crew *c, const struct scheme *s, float scale, float *x, size_t n, struct err *e)
 {
     if (!rounds_inputs(c, s))
         return true;
+    if (scale > 0)
+        return fp8_static_activations(c->kernel, x, x, n, scale) ||
+               err_set(e, ERR_FORMAT, "an activation is not finite");
     return fp8_activations(c->kernel, x, x, n, s->scale == SCALE_F32_POW2 || s->scale == SCALE_E8M0) ||
            err_set(e, ERR_FORMAT, "an activation is not finite");
 }
@@ -221,7 +225,7 @@ static bool run_round_input(void *ctx, size_t first, size_t count, unsigned work
     for (size_t t = first; t < first + count; t++) {
         float *to = l->crew->rounded + t * cols;
         memcpy(to, l->x + t * l->x_stride, cols * sizeof *to);
-        if (!crew_round_input(l->crew, &l->w->coded.scheme, to, cols, e))
+        if (!crew_round_input(l->crew, &l->w->coded.scheme, l->w->input_scale, to, cols, e))
             return err_in(e, "input of '%s'", l->w->name);
     }
     return true;
@@ -250,7 +254,7 @@ bool worker_linear(const struct crew *c, unsigned worker, const struct matrix *w
     uint64_t step = w->source ? crew_slice_rows(w->weight) : rows;
 
     for (size_t t = 0; rounds_inputs(c, &w->coded.scheme) && t < tokens; t++)
-        if (!crew_round_input(c, &w->coded.scheme, x + t * cols, cols, e))
+        if (!crew_round_input(c, &w->coded.scheme, w->input_scale, x + t * cols, cols, e))
             return err_in(e, "input of '%s'", w->name);
     for (uint64_t row = 0; row < rows; row += step)
         if (!multiply(c, worker, w, row, rows - row < step ? rows - row : step, x, cols, tokens, y, rows, e))

@@ -44,6 +44,7 @@ bool crew_rows(const struct crew *c, size_t tokens, crew_rows_fn *fn, void *ctx,
 struct matrix {
     const char *name;
     struct coded coded;
+    float input_scale; /* of its inputs, static; 0: as they come */
     const struct source *source;
     const struct weight *weight;
 };
@@ -68,7 +69,8 @@ void crew_norm(const struct crew *c, float *y, const float *x, const float *w, s
 void crew_silu_mul(const struct crew *c, float *gate, const float *up, size_t n); /* gate = silu(gate) * up */
 void crew_add(const struct crew *c, float *y, const float *x, size_t n);          /* y += x */
 void crew_round(const struct crew *c, float *x, size_t n);                        /* as outputs of a step are */
-/* The input of an FP8 linear, in place; nothing for others, or without that emulation. */
-bool crew_round_input(const struct crew *c, const struct scheme *s, float *x, size_t n, struct err *e) CHECKED;
+/* The input of an FP8 linear, in place; nothing for others, or without that emulation. scale: a static one, or 0. */
+bool crew_round_input(const struct crew *c, const struct scheme *s, float scale, float *x, size_t n,
+                      struct err *e) CHECKED;
 
 #endif

@@ -54,6 +54,9 @@ static const struct rule rules[RULE_COUNT] = {
     [RULE_QUANT_IGNORE]              = {"quant-ignore",              ERROR,   "the ignore list names quantized weights, or lacks plain ones"},
     [RULE_QUANT_IGNORE_UNMATCHED]    = {"quant-ignore-unmatched",    WARNING, "the ignore list names what is not there"},
 
+    [RULE_INPUT_SCALE_MISSING]       = {"input-scale-missing",       ERROR,   "config.json promises static activation scales that are not there"},
+    [RULE_INPUT_SCALE_UNUSED]        = {"input-scale-unused",        WARNING, "static activation scales that config.json does not speak of"},
+
     [RULE_ROUTER_QUANTIZED]          = {"router-quantized",          ERROR,   "a router is stored in less than 16 bits; engines build it without quantization"},
     [RULE_ROUTER_BIAS_NARROWED]      = {"router-bias-narrowed",      ERROR,   "a router's correction bias is not F32"},
     [RULE_NORM_QUANTIZED]            = {"norm-quantized",            ERROR,   "a norm is stored in less than 16 bits"},
@@ -82,6 +85,7 @@ static const struct rule rules[RULE_COUNT] = {
     [RULE_SCALE_DENORMAL]            = {"scale-denormal",            WARNING, "a scale is denormal: GPUs take it for zero"},
     [RULE_SCALE_NOT_POW2]            = {"scale-not-pow2",            ERROR,   "a scale is no power of two though scale_fmt is ue8m0"},
     [RULE_SCALE_ABSURD]              = {"scale-absurd",              WARNING, "scales so small or large that no trained matrix has them"},
+    [RULE_SCALE_SPLIT]               = {"scale-split",               WARNING, "scales of matrices that engines load as one differ: they take the largest"},
     [RULE_VALUE_NAN]                 = {"value-nan",                 ERROR,   "a weight is not a number (--deep)"},
     [RULE_VALUE_INF]                 = {"value-inf",                 ERROR,   "a weight is infinite (--deep)"},
     [RULE_WEIGHT_EMPTY]              = {"weight-empty",              WARNING, "a matrix of nothing but zeros (--deep)"},

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -23,13 +24,20 @@ void place_matrix(const struct forward *f, struct matrix_place *p, const struct 
         p->memory = scratch_take(s, weight_memory_bytes(w));
 }
 
+float input_scale_of(const struct forward *f, const struct weight *w)
+{
+    return f->input_scales ? f->input_scales[w - f->source->weights.items] : 0;
+}
+
 bool load_matrix(const struct forward *f, struct matrix_place *p, struct err *e)
 {
     if (f->options.by_slices) {
         matrix_by_slices(&p->matrix, f->source, p->weight);
+        p->matrix.input_scale = input_scale_of(f, p->weight);
         return true;
     }
     p->matrix.name = p->weight->name;
+    p->matrix.input_scale = input_scale_of(f, p->weight);
     return weight_load(f->source, p->weight, p->memory, &p->matrix.coded, e);
 }
 
@@ -136,6 +144,24 @@ static uint64_t widest(const struct source *s)
     return cols;
 }
 
+static bool load_input_scales(struct forward *f, struct err *e)
+{
+    const struct weights *ws = &f->source->weights;
+
+    if (f->options.emulate != EMULATE_FP8_ACTIVATIONS)
+        return true;
+    f->input_scales = arena_array(&f->arena, ws->count, sizeof *f->input_scales);
+    for (size_t i = 0; i < ws->count; i++) {
+        float *scale = &f->input_scales[i];
+        if (!weight_input_scale(f->source, &ws->items[i], scale, e))
+            return false;
+        if (ws->items[i].input_scale && (!(*scale > 0) || !isfinite(*scale)))
+            return err_set(e, ERR_FORMAT, "tensor '%s': scale is not a positive finite number (%g)",
+                           ws->items[i].input_scale->name, (double)*scale);
+    }
+    return true;
+}
+
 /* Of the largest slice: of a product, or of a head. */
 static size_t slice_bytes(const struct forward *f)
 {
@@ -179,7 +205,7 @@ bool forward_open(struct forward **out, const struct source *s, const struct for
     f->dense_tokens = forward_dense_tokens(s);
     rope_init(&f->rope, &f->arena, f->arch);
     crew_init(&f->crew, o->threads, o->emulate, widest(s));
-    if (!find_weights(f, e)) {
+    if (!find_weights(f, e) || !load_input_scales(f, e)) {
         forward_close(f);
         return err_in(e, "forward pass");
     }

@@ -38,7 +38,8 @@
 enum emulate {
     EMULATE_NONE,
     EMULATE_BF16,            /* as transformers' bfloat16 with eager attention: after each step of it */
-    EMULATE_FP8_ACTIVATIONS, /* inputs of linears whose weights are FP8, per token and 128 columns */
+    EMULATE_FP8_ACTIVATIONS, /* inputs of linears whose weights are FP8, per token and 128 columns; by the static scale
+                              * that stands beside a weight, where one does */
 };
 
 struct forward_options {

@@ -33,6 +33,7 @@ struct forward {
     size_t *expert_bytes; /* [layer_count]: the largest expert as stored */
     double mla_eps;
     uint64_t dense_tokens; /* UINT64_MAX: any number */
+    float *input_scales; /* of the source's weights, static ones; 0: scaled as it comes. NULL: nobody asks */
 
     /* the batch */
     struct batch batch;
@@ -66,6 +67,7 @@ struct matrix_place {
     void *memory;
     struct matrix matrix;
 };
+float input_scale_of(const struct forward *f, const struct weight *w);
 /* By slices: takes and loads nothing. */
 void place_matrix(const struct forward *f, struct matrix_place *p, const struct weight *w, struct scratch *s);
 bool load_matrix(const struct forward *f, struct matrix_place *p, struct err *e) CHECKED;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "quant/bits.h"
 #include "quant/transform.h"
 
 #define NAME_TEXT 160
@@ -237,6 +238,25 @@ void weight_expect(const struct source *s, const struct weight *w)
     for (enum part p = 0; p < PART_COUNT; p++)
         if (has_numbers(w, p))
             checkpoint_expect(&s->checkpoint, w->parts[p]);
+}
+
+bool weight_input_scale(const struct source *s, const struct weight *w, float *scale, struct err *e)
+{
+    const struct tensor *t = w->input_scale;
+    uint16_t half = 0;
+    uint32_t bits = 0;
+
+    *scale = 0;
+    if (!t)
+        return true;
+    if (tensor_elems(t) != 1 || (t->dtype != DTYPE_F32 && t->dtype != DTYPE_BF16))
+        return err_broken(e, ERR_UNSUPPORTED, "scale-dtype",
+                          "tensor '%s' is %" PRIu64 " numbers of %s, not one F32 or BF16", t->name, tensor_elems(t),
+                          dtype_get(t->dtype)->name);
+    if (!checkpoint_read(&s->checkpoint, t, 0, t->dtype == DTYPE_F32 ? (void *)&bits : (void *)&half, t->bytes, e))
+        return false;
+    *scale = bits_float(t->dtype == DTYPE_F32 ? bits : (uint32_t)half << 16);
+    return true;
 }
 
 size_t vector_memory_bytes(const struct weight *w)

@@ -52,6 +52,8 @@ void weight_expect(const struct source *s, const struct weight *w);
 size_t weight_rows_memory_bytes(const struct weight *w, uint64_t count);
 bool weight_load_rows(const struct source *s, const struct weight *w, uint64_t row, uint64_t count, void *memory,
                       struct coded *out, struct err *e) CHECKED;
+/* The number of a weight's input_scale, whatever number it is; 0: it has none. Refused: not one F32 or BF16. */
+bool weight_input_scale(const struct source *s, const struct weight *w, float *scale, struct err *e) CHECKED;
 /* A vector as float32 [cols]; memory as for weight_load, scratch included. */
 size_t vector_memory_bytes(const struct weight *w);
 bool vector_load(const struct source *s, const struct weight *w, void *memory, float *x, struct err *e) CHECKED;

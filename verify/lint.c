@@ -67,6 +67,7 @@ void lint_headers(const struct lint *l)
 {
     lint_promises(l);
     lint_claims(l);
+    lint_static_claims(l);
     lint_floors(l);
     check_engines(l);
     check_headers(l);

@@ -21,6 +21,8 @@ void lint_headers(const struct lint *l);
 void lint_promises(const struct lint *l);
 /* quantization_config against what is stored: method, groups, format, ignore list. */
 void lint_claims(const struct lint *l);
+/* Static activation scales against quantization_config. (lint_static.c) */
+void lint_static_claims(const struct lint *l);
 /* What must stay wide: routers, their bias, norms. */
 void lint_floors(const struct lint *l);
 /* Tokenizer, generation config and other files beside the weights: there, readable, and of this vocabulary. Fails for

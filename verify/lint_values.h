@@ -21,6 +21,9 @@ struct values_sum {
 /* Every scale: not zero, finite, of a sign and size that scales have. Fails for what the system refuses and for a
  * signal only, as does lint_all_values. (lint_scales.c) */
 bool lint_scales(const struct lint *l, const struct values_job *job, struct values_sum *sum, struct err *e) CHECKED;
+/* Static activation scales, and weight scales of whole matrices: numbers that scales may be, and one for what engines
+ * load as one. (lint_static.c) */
+bool lint_static_scales(const struct lint *l, struct values_sum *sum, struct err *e) CHECKED;
 /* Every number as an engine would decode it: finite; and groups and matrices that hold nothing. (lint_values.c) */
 bool lint_all_values(const struct lint *l, const struct values_job *job, struct values_sum *sum, struct err *e) CHECKED;
 

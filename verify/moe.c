@@ -245,7 +245,8 @@ static bool load_expert(const struct moe *m, const struct expert_call *call, uns
     if (r->observer->expert && !r->observer->expert(r->observer->ctx, worker, call, coded, e))
         return err_in(e, "layer %llu, expert %llu", (unsigned long long)r->layer, (unsigned long long)call->expert);
     for (size_t i = 0; i < MLP_PARTS; i++)
-        mlp[i] = (struct matrix){.name = weights[i]->name, .coded = coded[i]};
+        mlp[i] = (struct matrix){
+            .name = weights[i]->name, .coded = coded[i], .input_scale = input_scale_of(r->f, weights[i])};
     return true;
 }
 

@@ -93,6 +93,15 @@ static struct scheme read_scheme(const struct json_doc *d, const struct json *we
     return s;
 }
 
+/* Activations that are quantized, and not as they come. */
+static bool is_static(const struct json *activations)
+{
+    const struct json *dynamic =
+        activations && json_type(activations) == JSON_OBJECT ? member(activations, "dynamic") : NULL;
+
+    return dynamic && json_type(dynamic) == JSON_BOOL && !json_bool(dynamic);
+}
+
 static bool read_compressed_tensors(struct quant_claim *q, const struct json_doc *d, const struct json *claim,
                                     struct err *e)
 {
@@ -107,6 +116,7 @@ static bool read_compressed_tensors(struct quant_claim *q, const struct json_doc
         if (!weights || json_type(weights) != JSON_OBJECT)
             return err_set(e, ERR_FORMAT, "'%s' has no \"weights\" object", json_key(m));
         g->scheme = read_scheme(d, weights);
+        g->scheme.static_input = is_static(member(m, "input_activations"));
         const struct json *format = member(m, "format");
         if (!format || json_type(format) == JSON_NULL)
             format = member(claim, "format");
@@ -126,7 +136,8 @@ static bool read_fp8(struct quant_claim *q, const struct arch *arch, const struc
     q->group_count = 1;
     q->groups[0].scheme = (struct scheme){.kind = arch->quant_block_rows ? SCHEME_FP8_BLOCK : SCHEME_FP8_TENSOR,
                                           .block_rows = (uint32_t)arch->quant_block_rows,
-                                          .block_cols = (uint32_t)arch->quant_block_cols};
+                                          .block_cols = (uint32_t)arch->quant_block_cols,
+                                          .static_input = is_text(member(claim, "activation_scheme"), "static")};
     if (!ignore || count_of(ignore) == 0)
         ignore = member(claim, "modules_to_not_convert");
     return read_names(q, ignore, &q->ignore, &q->ignore_count, e) || err_in(e, "modules_to_not_convert");

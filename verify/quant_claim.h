@@ -25,8 +25,8 @@ bool quant_claim_open(struct quant_claim *q, const struct arch *arch, const char
                       struct err *e) CHECKED;
 void quant_claim_close(struct quant_claim *q);
 
-/* true: the engine will look for this weight in *claimed, of which kind, block, group and asymmetric are set
- * (SCHEME_RAW: quantized in a way not known here). false: it will look for plain numbers. */
+/* true: the engine will look for this weight in *claimed, of which kind, block, group, asymmetric and static_input are
+ * set (SCHEME_RAW: quantized in a way not known here). false: it will look for plain numbers. */
 bool quant_claim_find(const struct quant_claim *q, const struct weight *w, struct scheme *claimed);
 /* Whether a stored scheme is what a claim says. */
 bool quant_claim_fits(const struct scheme *claimed, const struct scheme *stored);

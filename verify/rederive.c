@@ -330,16 +330,29 @@ static bool find_difference(const struct pick *p, const struct chunk *c, const s
     return false;
 }
 
+/* One scale for a whole matrix, and maybe for another beside it, is not to be made again from some rows: it is
+ * believed, and the codes must follow from it. */
+static bool take_tensor_scale(struct transform *t, const struct slices *made, struct err *e)
+{
+    if (t->to.kind != SCHEME_FP8_TENSOR || t->to.method == METHOD_COPY)
+        return true;
+    memcpy(&t->tensor_scale, made->part[PART_SCALE], sizeof t->tensor_scale);
+    return (t->tensor_scale > 0 && isfinite(t->tensor_scale)) ||
+           err_broken(e, ERR_FORMAT, "source-mismatch", "its scale is %g", (double)t->tensor_scale);
+}
+
 static void rerun(const struct pick *p, struct chunk *c, const struct slices *from, const struct slices *made,
                   const struct scratch *s)
 {
-    const struct transform t = {.kernel = kernel_get(), .from = p->from->stored, .to = p->to, .cols = p->from->cols};
+    struct transform t = {.kernel = kernel_get(), .from = p->from->stored, .to = p->to, .cols = p->from->cols};
     struct weight_error error = {0}, *to = p->same_codes ? &c->error : &error;
     struct slices again;
     struct err e = {0};
 
     place(p, c, s->again, &again);
-    if (!transform_run(&t, c->row, c->count, p->from->rows, from, &again, s->work, to, &e)) {
+    if (!take_tensor_scale(&t, made, &e)) {
+        note_bad(c, &e);
+    } else if (!transform_run(&t, c->row, c->count, p->from->rows, from, &again, s->work, to, &e)) {
         err_rule(&e, "source-mismatch");
         note_bad(c, &e);
     } else if (find_difference(p, c, made, &again, &e)) {

@@ -142,7 +142,7 @@ static bool lint_bundle(struct verifying *k, struct err *e)
         integrity_rows(&v->manifest, &k->bundle, &v->findings);
     if (k->dir && !lint_side_files(&lint, e))
         return false;
-    if (!k->o->lint_only && !lint_scales(&lint, &job, &v->scales, e))
+    if (!k->o->lint_only && (!lint_scales(&lint, &job, &v->scales, e) || !lint_static_scales(&lint, &v->scales, e)))
         return false;
     v->deep = k->o->deep;
     return !k->o->deep || lint_all_values(&lint, &job, &v->values, e);
