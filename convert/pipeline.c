@@ -356,17 +356,9 @@ static bool finish_shards(struct pipeline *p, struct err *e)
     return true;
 }
 
-/* Experts at a time: as many as leave the forward pass a quarter of the budget. How many changes no byte. */
-static void choose_threads(struct pipeline *p, const struct pipeline_options *o)
-{
-    p->threads = o->threads > 0 ? o->threads : pool_cpu_count();
-    while (o->memory_bytes > 0 && p->threads > 1 && pipeline_room_bytes(p) * p->threads > o->memory_bytes / 4 * 3)
-        p->threads--;
-}
-
 static bool open_forward(struct pipeline *p, const struct pipeline_options *o, struct err *e)
 {
-    choose_threads(p, o);
+    p->threads = pipeline_threads(p);
     size_t rooms = pipeline_room_bytes(p) * p->threads;
     struct forward_options f = {.threads = p->threads, .memory_bytes = o->memory_bytes, .scratch_dir = p->stage->dir};
 

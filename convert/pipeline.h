@@ -47,6 +47,13 @@ struct journal;
 bool pipeline_run(struct plan *p, size_t output, const struct pipeline_options *o, struct stage *stage,
                   struct journal *journal, struct run_result *result, struct progress *progress, struct err *e) CHECKED;
 
+/* The least memory that pipeline_run needs, with as many experts at a time as it would have; *threads says how many. No
+ * weight is read. (pipeline_memory.c) */
+bool pipeline_memory(struct plan *p, size_t output, const struct pipeline_options *o, uint64_t *bytes,
+                     unsigned *threads, struct err *e) CHECKED;
+/* Bytes of the source that it reads. */
+uint64_t pipeline_read_bytes(const struct plan *p);
+
 /* Bytes that calibrated rows will be: what pipeline_run adds to its progress. */
 uint64_t pipeline_write_bytes(const struct plan_output *o, size_t weight_count);
 

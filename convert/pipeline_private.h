@@ -85,6 +85,13 @@ bool pipeline_put(struct pipeline *p, uint32_t row, const struct slices *out, co
                   const struct calibrated_result *about, struct err *e) CHECKED;
 size_t pipeline_out_bytes(const struct plan_row *row, uint8_t *memory, struct slices *out);
 
+/* ---- pipeline_memory.c ---- */
+
+/* Experts at a time: as many as leave the forward pass a quarter of the budget. How many changes no byte. */
+unsigned pipeline_threads(struct pipeline *p);
+/* Of the inputs whose moments are taken at once: the layer that needs most. */
+uint64_t pipeline_flow_bytes(const struct plan *plan, const struct plan_output *out);
+
 /* ---- pipeline_linear.c: what all tokens go through ---- */
 
 bool pipeline_on_input(void *ctx, const struct linear_input *in, struct err *e) CHECKED;
