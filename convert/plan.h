@@ -102,6 +102,7 @@ struct plan {
     const struct plan_text *texts;
     size_t text_count;
     bool same_config;        /* config.json is the source's, byte for byte */
+    bool copies_unseen;      /* what is copied may be not finite: its bytes are all that counts */
     const char *report;      /* lines that are printed behind the plan and the result, or NULL */
     const char *report_json; /* the same, a value for their JSON */
     const char *report_name; /* its member there */

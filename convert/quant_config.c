@@ -10,6 +10,9 @@
 /* Unquantized modules have set 0; those of group i set i + 1. */
 #define SET_PLAIN 0u
 
+#define QUANTIZATION "quantization_config"
+#define TEXT_CONFIG  "text_config"
+
 /* Four groups and "channel", symmetric or not, three kinds of FP8: more is a mistake of ours. */
 #define GROUPS_MAX 16u
 
@@ -365,26 +368,38 @@ static enum dtype_id common_dtype(const struct engine_weight *rows, size_t count
     return changed ? common : DTYPE_NONE;
 }
 
-static void follow_dtype(struct buf *text, const struct engine_weight *rows, size_t count)
+static bool has_member(const struct buf *text, const char *key)
 {
-    static const char *const keys[] = {"torch_dtype", "dtype"};
-    const char *name = torch_name(common_dtype(rows, count));
     size_t begin, end;
 
-    for (size_t i = 0; name && i < sizeof keys / sizeof keys[0]; i++)
-        if (json_member_span(text->data, text->bytes, keys[i], &begin, &end))
+    return json_member_span(text->data, text->bytes, key, &begin, &end);
+}
+
+static void put_dtype(struct buf *text, const char *name)
+{
+    static const char *const keys[] = {"torch_dtype", "dtype"};
+
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        if (has_member(text, keys[i]))
             json_edit_put(text, keys[i], name, NULL);
 }
 
-/* ---- the whole ---- */
-
-static bool has_nested(const char *text, size_t bytes)
+static void follow_dtype(struct buf *text, const struct engine_weight *rows, size_t count)
 {
-    size_t begin, end, inner_begin, inner_end;
+    const char *name = torch_name(common_dtype(rows, count));
+    struct buf inner = {0};
 
-    return json_member_span(text, bytes, "text_config", &begin, &end) &&
-           json_member_span(text + begin, end - begin, "quantization_config", &inner_begin, &inner_end);
+    if (!name)
+        return;
+    put_dtype(text, name);
+    if (json_edit_copy(text, TEXT_CONFIG, &inner)) {
+        put_dtype(&inner, name);
+        json_edit_put(text, TEXT_CONFIG, inner.data, NULL);
+    }
+    buf_release(&inner);
 }
+
+/* ---- the whole ---- */
 
 static bool write_value(struct work *k, struct buf *value, const char *indent, struct err *e)
 {
@@ -404,25 +419,39 @@ static bool write_value(struct work *k, struct buf *value, const char *indent, s
     return true;
 }
 
-static bool follow_quantization(struct work *k, struct buf *text, struct err *e)
+static bool put_quantization(struct work *k, struct buf *object, struct err *e)
 {
-    bool quantized = any_quantized(&k->modules);
     struct buf value = {0};
 
-    if (is_unchanged(&k->modules) && quantized == (k->arch->quant != QUANT_NONE))
-        return true;
-    if (has_nested(text->data, text->bytes))
-        return err_set(e, ERR_UNSUPPORTED,
-                       "'quantization_config' stands inside 'text_config', where it cannot be changed");
-    if (!quantized) {
-        json_edit_remove(text, "quantization_config");
+    if (!any_quantized(&k->modules)) {
+        json_edit_remove(object, QUANTIZATION);
         return true;
     }
-    const char *indent = json_edit_indent(&k->arena, text->data, text->bytes);
+    const char *indent = json_edit_indent(&k->arena, object->data, object->bytes);
     bool ok = write_value(k, &value, indent, e);
     if (ok)
-        json_edit_put(text, "quantization_config", value.data, indent);
+        json_edit_put(object, QUANTIZATION, value.data, indent);
     buf_release(&value);
+    return ok;
+}
+
+/* Where the language model has a config of its own, its quantization stands there: Kimi-K2.5's class lifts the inner
+ * one to the outer, and vLLM reads the inner one where there is no outer. An outer one of the source's is kept outer.
+ */
+static bool follow_quantization(struct work *k, struct buf *text, struct err *e)
+{
+    struct buf inner = {0};
+
+    if (is_unchanged(&k->modules) && any_quantized(&k->modules) == (k->arch->quant != QUANT_NONE))
+        return true;
+    bool outer = has_member(text, QUANTIZATION), nested = json_edit_copy(text, TEXT_CONFIG, &inner), ok;
+    if (outer && nested && has_member(&inner, QUANTIZATION))
+        ok = err_set(e, ERR_UNSUPPORTED, "'" QUANTIZATION "' stands at the root and inside '" TEXT_CONFIG "' as well");
+    else
+        ok = put_quantization(k, nested && !outer ? &inner : text, e);
+    if (ok && nested && !outer)
+        json_edit_put(text, TEXT_CONFIG, inner.data, NULL);
+    buf_release(&inner);
     return ok;
 }
 

@@ -15,11 +15,12 @@
  *
  * Every byte of the source stays but for three members: quantization_config is kept as it is where no linear layer
  * changes its quantization, else replaced, added behind the last member, or taken out; torch_dtype and dtype follow
- * the float matrices when these change and agree. The result is read back and held against the rows
+ * the float matrices when these change and agree. All three stand in text_config where there is one (Kimi-K2.5), but
+ * for a quantization_config that the source has outside. The result is read back and held against the rows
  * (quant_config_check).
  *
  * ERR_UNSUPPORTED: DeepSeek's FP8 layout beside int4 or compressed-tensors FP8, FP8 blocks of two sizes, per-tensor FP8
- * beside a change, a change to a quantization_config inside text_config. */
+ * beside a change, a change where quantization_config stands inside text_config and outside. */
 bool quant_config_write(struct buf *out, const struct arch *arch, const char *source_config, size_t bytes,
                         const struct engine_weight *rows, size_t count, struct err *e) CHECKED;
 

@@ -144,7 +144,10 @@ static bool read(struct reading *r, const char *config, size_t bytes, struct err
 {
     if (!json_parse(&r->doc, config, bytes, JSON_STRICT, e))
         return false;
-    r->quant = json_get(r->doc.root, "quantization_config");
+    const struct json *text = json_get(r->doc.root, "text_config"); /* the inner one counts: Kimi-K2.5's class */
+    r->quant = text ? json_get(text, "quantization_config") : NULL;
+    if (!r->quant)
+        r->quant = json_get(r->doc.root, "quantization_config");
     if (!r->quant)
         return true;
     if (has_word(r->quant, "quant_method", "fp8"))

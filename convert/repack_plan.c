@@ -238,6 +238,7 @@ bool repack_plan_open(struct plan *p, const struct source *s, const struct repac
     bool ok = false;
 
     *p = (struct plan){.source = s};
+    p->copies_unseen = true; /* the same numbers elsewhere, whatever they are: verify --deep judges them */
     p->same_config = !(t->renumber && numbers_experts(&s->checkpoint));
     l.arena = &p->arena;
     if (!refuse_unknown(s, t, e) || !list_entries(&l, s, e) || !open_output(p, &l, t, e))

@@ -1,9 +1,11 @@
 /* The stages of a run: read, work, write, hash; and beside the last three, hash the source. */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "convert/run_private.h"
 #include "formats/base/progress.h"
+#include "quant/finite.h"
 #include "quant/transform.h"
 
 /* Bytes between two syncs with the journal: what a kill can cost, against stalls. */
@@ -109,6 +111,40 @@ static void place_outputs(struct line *l, const struct job *job, struct slot *sl
     }
 }
 
+/* Copied, and known to be numbers of the model. */
+static bool has_copied_numbers(const struct plan *p, const struct job *job)
+{
+    if (p->copies_unseen || p->weights[job->weight]->id.role == ROLE_UNKNOWN)
+        return false;
+    for (size_t o = 0; o < p->output_count; o++) {
+        const struct plan_row *row = &p->outputs[o].rows[job->weight];
+        if (row->scheme.method == METHOD_COPY && row->parts[PART_CODES].dtype != DTYPE_NONE)
+            return true;
+    }
+    return false;
+}
+
+/* A transform refuses what is not finite when it decodes; a copy has to look. */
+static bool check_copied(const struct plan *p, const struct job *job, const struct slices *from, struct err *e)
+{
+    struct plan_slice in[PART_COUNT];
+
+    plan_job_in(p, job, in);
+    for (enum part part = 0; part < PART_COUNT; part++) {
+        const struct tensor *t = in[part].tensor;
+        uint64_t elems = t ? tensor_elems(t) : 0, elem_bytes = elems > 0 ? t->bytes / elems : 0;
+        size_t bad = 0;
+        if (elem_bytes == 0 ||
+            finite_check(kernel_get(), t->dtype, from->part[part], in[part].bytes / elem_bytes, &bad))
+            continue;
+        uint64_t at = in[part].offset / elem_bytes + bad, cols = t->rank > 0 ? t->dims[t->rank - 1] : 1;
+        return err_set(e, ERR_FORMAT,
+                       "shard '%s', tensor '%s': value at row %" PRIu64 ", column %" PRIu64 " is not finite",
+                       p->source->checkpoint.shards[t->shard].name, t->name, at / cols, at % cols);
+    }
+    return true;
+}
+
 static bool work_job(struct line *l, size_t number, void *scratch, struct err *e)
 {
     const struct plan *p = l->plan;
@@ -117,6 +153,8 @@ static bool work_job(struct line *l, size_t number, void *scratch, struct err *e
     struct slot *slot = &l->slots[number % l->slot_count];
     size_t at = 0;
 
+    if (has_copied_numbers(p, job) && !check_copied(p, job, &slot->from, e))
+        return false;
     for (size_t o = 0; o < p->output_count; o++) {
         const struct plan_row *row = &p->outputs[o].rows[job->weight];
         struct transform t = {.kernel = kernel_get(), .from = w->stored, .to = row->scheme, .cols = w->cols};

@@ -49,6 +49,16 @@ static size_t key_begin(const struct buf *b, size_t at)
     return at;
 }
 
+bool json_edit_copy(const struct buf *b, const char *key, struct buf *inner)
+{
+    size_t begin, end;
+
+    if (!json_member_span(b->data, b->bytes, key, &begin, &end) || b->data[begin] != '{')
+        return false;
+    buf_add(inner, b->data + begin, end - begin);
+    return true;
+}
+
 void json_edit_remove(struct buf *b, const char *key)
 {
     size_t begin, end;

@@ -1,5 +1,6 @@
 #include "quant/expert.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "quant/decode.h"
@@ -19,6 +20,9 @@ struct work {
     float *x;           /* [EXPERT_CHUNK][hidden] */
     float *gate, *up;   /* [EXPERT_CHUNK][inner] */
     float *spread;      /* [EXPERT_SPREAD_TOKENS][inner] */
+    float *factor;      /* [EXPERT_CHUNK] sqrt(omega) of the tokens in x */
+    bool even;          /* every omega is 1 */
+    double share, rest; /* omega = share + rest w^2 */
     size_t spread_rows; /* in it */
     void *scratch;
     struct calibrated calibrated;
@@ -82,6 +86,7 @@ static void place(struct work *w, const struct expert_job *job, struct scratch *
     w->gate = scratch_take(s, EXPERT_CHUNK * inner * sizeof *w->gate);
     w->up = scratch_take(s, EXPERT_CHUNK * inner * sizeof *w->up);
     w->spread = scratch_take(s, EXPERT_SPREAD_TOKENS * inner * sizeof *w->spread);
+    w->factor = scratch_take(s, EXPERT_CHUNK * sizeof *w->factor);
     w->scratch = scratch_take(s, scratch_bytes(job));
 }
 
@@ -117,6 +122,11 @@ size_t expert_place_output(const struct expert_job *job, struct coded out[EXPERT
 
 /* ---- inputs ---- */
 
+static float factor_of(const struct work *w, double weight)
+{
+    return (float)sqrt(w->share + w->rest * weight * weight);
+}
+
 /* The tokens that count, of [first, first + count), moved together in x; their number. */
 static bool read_inputs(struct work *w, size_t first, size_t count, size_t *kept, struct err *e)
 {
@@ -130,6 +140,7 @@ static bool read_inputs(struct work *w, size_t first, size_t count, size_t *kept
             continue;
         if (*kept != t)
             memcpy(w->x + *kept * w->hidden, w->x + t * w->hidden, w->hidden * sizeof *w->x);
+        w->factor[*kept] = w->even ? 1 : factor_of(w, (double)job->weights[first + t]);
         ++*kept;
     }
     return true;
@@ -149,9 +160,18 @@ static bool for_inputs(struct work *w, over_inputs *each, void *ctx, struct err 
     return true;
 }
 
+/* Rows of the tokens in w->x. */
+static void weigh(const struct work *w, float *rows, size_t cols, size_t tokens)
+{
+    for (size_t t = 0; t < tokens && !w->even; t++)
+        for (size_t c = 0; c < cols; c++)
+            rows[t * cols + c] = rows[t * cols + c] * w->factor[t];
+}
+
 static bool add_x(struct work *w, const float *x, size_t tokens, void *ctx, struct err *e)
 {
     (void)e;
+    weigh(w, w->x, w->hidden, tokens); /* which x is */
     moments_add(ctx, x, w->hidden, tokens, 1, w->scratch);
     return true;
 }
@@ -159,6 +179,7 @@ static bool add_x(struct work *w, const float *x, size_t tokens, void *ctx, stru
 static bool spread_x(struct work *w, const float *x, size_t tokens, void *ctx, struct err *e)
 {
     (void)e;
+    weigh(w, w->x, w->hidden, tokens); /* which x is */
     moments_spread(ctx, x, w->hidden, tokens, w->scratch);
     return true;
 }
@@ -188,6 +209,7 @@ static bool add_a(struct work *w, const float *x, size_t tokens, void *ctx, stru
 
     if (!activate(w, x, tokens, e))
         return false;
+    weigh(w, w->gate, w->inner, tokens);
     for (size_t t = 0; t < tokens; t++)
         if (moments_takes(a->moments->tokens + t, a->total, EXPERT_SPREAD_TOKENS))
             memcpy(w->spread + w->spread_rows++ * w->inner, w->gate + t * w->inner, w->inner * sizeof *w->gate);
@@ -208,8 +230,26 @@ static void close_spread(struct work *w, struct moments *m)
 
 /* ---- the two inputs ---- */
 
+/* For the input, of `cols` columns, of matrices [first, last]. */
+static void set_weights(struct work *w, enum expert_part first, enum expert_part last, size_t cols)
+{
+    const struct expert_job *job = w->job;
+    double n = (double)counted(job), sum = 0;
+
+    w->even = !job->weights || n <= 2 * (double)cols;
+    for (enum expert_part part = first; part <= last; part++)
+        w->even |= job->to[part].method == METHOD_GPTQ;
+    for (uint64_t t = 0; t < job->tokens && !w->even; t++)
+        if (moments_takes(t, job->tokens, job->cap))
+            sum += (double)job->weights[t] * (double)job->weights[t];
+    w->even |= !(sum > 0);
+    w->share = 2 * (double)cols / n;
+    w->rest = (1 - w->share) * n / sum;
+}
+
 static bool measure_x(struct work *w, struct moments *own, struct err *e)
 {
+    set_weights(w, EXPERT_GATE, EXPERT_UP, w->hidden);
     moments_init(own, w->job->kernel, w->hidden, w->stage.sum);
     if (!for_inputs(w, add_x, own, e))
         return false;
@@ -220,6 +260,7 @@ static bool measure_a(struct work *w, struct moments *own, struct err *e)
 {
     struct activations a = {.moments = own, .total = counted(w->job)};
 
+    set_weights(w, EXPERT_DOWN, EXPERT_DOWN, w->inner);
     moments_init(own, w->job->kernel, w->inner, w->stage.sum);
     w->spread_rows = 0;
     if (!for_inputs(w, add_a, &a, e))
@@ -244,6 +285,7 @@ static bool measure_prior_a(struct work *w, const struct moments *own, struct mo
     struct activations a = {.moments = prior, .total = layer->sample_tokens};
 
     moments_init(prior, w->job->kernel, w->inner, w->stage.prior_sum);
+    w->even = true;
     w->spread_rows = 0;
     for (size_t t = 0; t < layer->sample_tokens; t += EXPERT_CHUNK) {
         size_t left = layer->sample_tokens - t, count = left < EXPERT_CHUNK ? left : EXPERT_CHUNK;

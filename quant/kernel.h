@@ -47,9 +47,11 @@ struct kernel {
     bool (*bf16_decode)(float *x, const uint16_t *codes, size_t n);
     bool (*bf16_encode)(uint16_t *codes, const float *x, size_t n); /* false: a value rounds to infinity */
     bool (*f16_decode)(float *x, const uint16_t *codes, size_t n);
-    bool (*f16_encode)(uint16_t *codes, const float *x, size_t n); /* false: a value is past 65504 after rounding */
-    bool (*f32_check)(const float *x, size_t n);                   /* all finite */
-    float (*absmax)(const float *x, size_t n);                     /* 0 for n = 0; of finite values */
+    bool (*f16_encode)(uint16_t *codes, const float *x, size_t n);  /* false: a value is past 65504 after rounding */
+    bool (*f32_check)(const float *x, size_t n);                    /* all finite */
+    bool (*codes8_check)(const uint8_t *x, size_t n, uint8_t mask); /* no code has all bits of mask: quant/finite.h */
+    bool (*codes16_check)(const uint16_t *x, size_t n, uint16_t mask);
+    float (*absmax)(const float *x, size_t n); /* 0 for n = 0; of finite values */
 
     /* x[i] = e4m3(codes[i]) * scales[i / block_cols]: one float32 product. */
     bool (*e4m3_decode)(float *x, const uint8_t *codes, size_t n, const float *scales, size_t block_cols);

@@ -30,6 +30,36 @@ bool f32_check_avx2(const float *x, size_t n)
     return most_bits(x, n) < 0x7F800000u;
 }
 
+bool codes8_check_avx2(const uint8_t *x, size_t n, uint8_t mask)
+{
+    const __m256i all = _mm256_set1_epi8((char)mask);
+    __m256i bad = _mm256_setzero_si256(), other = bad;
+    size_t i = 0;
+
+    for (; i + 64 <= n; i += 64) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(x + i)), b = _mm256_loadu_si256((const __m256i *)(x + i + 32));
+        bad = _mm256_or_si256(bad, _mm256_cmpeq_epi8(_mm256_and_si256(a, all), all));
+        other = _mm256_or_si256(other, _mm256_cmpeq_epi8(_mm256_and_si256(b, all), all));
+    }
+    bad = _mm256_or_si256(bad, other);
+    return _mm256_testz_si256(bad, bad) && codes8_check_ref(x + i, n - i, mask);
+}
+
+bool codes16_check_avx2(const uint16_t *x, size_t n, uint16_t mask)
+{
+    const __m256i all = _mm256_set1_epi16((short)mask);
+    __m256i bad = _mm256_setzero_si256(), other = bad;
+    size_t i = 0;
+
+    for (; i + 32 <= n; i += 32) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(x + i)), b = _mm256_loadu_si256((const __m256i *)(x + i + 16));
+        bad = _mm256_or_si256(bad, _mm256_cmpeq_epi16(_mm256_and_si256(a, all), all));
+        other = _mm256_or_si256(other, _mm256_cmpeq_epi16(_mm256_and_si256(b, all), all));
+    }
+    bad = _mm256_or_si256(bad, other);
+    return _mm256_testz_si256(bad, bad) && codes16_check_ref(x + i, n - i, mask);
+}
+
 float absmax_avx2(const float *x, size_t n)
 {
     return bits_float(most_bits(x, n));

@@ -10,6 +10,22 @@ bool f32_check_ref(const float *x, size_t n)
     return finite;
 }
 
+bool codes8_check_ref(const uint8_t *x, size_t n, uint8_t mask)
+{
+    bool ok = true;
+    for (size_t i = 0; i < n; i++)
+        ok &= (x[i] & mask) != mask;
+    return ok;
+}
+
+bool codes16_check_ref(const uint16_t *x, size_t n, uint16_t mask)
+{
+    bool ok = true;
+    for (size_t i = 0; i < n; i++)
+        ok &= (x[i] & mask) != mask;
+    return ok;
+}
+
 /* Finite magnitudes are in the order of their bits. */
 float absmax_ref(const float *x, size_t n)
 {

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "convert/proof.h"
 #include "formats/base/file.h"
@@ -100,6 +101,25 @@ TEST(fingerprint, the_prompt_is_text_where_there_is_a_tokenizer_and_seeded_ids_w
     }
     EXPECT_TRUE(first[0] >= 12); /* the next token is among the first sixteen far more often than by chance */
     EXPECT_TRUE(first[1] <= 4);
+    arena_release(&a);
+}
+
+/* A tokenizer that the system would not give was taken for none, and the bundle got another prompt. */
+TEST(fingerprint, a_tokenizer_that_cannot_be_read_is_an_error_and_not_another_prompt)
+{
+    struct fingerprint_options o = {.quiet = true};
+    struct manifest_fingerprint *f = NULL;
+    struct arena a = {0};
+    struct source s = {0};
+    struct err e = {0};
+    const char *dst = path_join(&a, ct_temp_dir(), "loop"), *tokenizer = path_join(&a, dst, "tokenizer.json");
+
+    ASSERT_OK(support_convert(SAMPLE, dst, &(struct conversion_case){.recipe = "bf16"}, &e), e);
+    ASSERT_TRUE(remove(tokenizer) == 0 && symlink("tokenizer.json", tokenizer) == 0);
+    EXPECT_OK(source_open(&s, dst, true, &e), e);
+    EXPECT_FALSE(fingerprint_make(&f, &a, &s, &o, &e));
+    EXPECT_ERR(e, ERR_IO, "tokenizer.json");
+    source_close(&s);
     arena_release(&a);
 }
 

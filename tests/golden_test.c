@@ -111,6 +111,7 @@ TEST(golden, floats_are_those_of_another_reader)
 #define ABSMAX   ", \"method\": \"absmax\""
 #define ASYM     ABSMAX ", \"asymmetric\": true"
 #define SEARCH   ", \"method\": \"search\""
+#define FITTED   SEARCH ", \"asymmetric\": true"
 #define POSITIVE SEARCH ", \"positive_scales\": true"
 
 static const struct {
@@ -135,6 +136,9 @@ static const struct {
     {"int4-g32-search-positive", false, INT4("32", POSITIVE)},
     {"int4-g128-search", false, INT4("128", SEARCH)},
     {"int4-g128-search-positive", false, INT4("128", POSITIVE)},
+    {"int4-g32-asym-search", false, INT4("32", FITTED)},
+    {"int4-g128-asym-search", false, INT4("128", FITTED)},
+    {"int4-channel-asym-search", false, INT4("\"channel\"", FITTED)},
     {"int4-channel-search", false, INT4("\"channel\"", SEARCH)},
     {"int4-channel-search-positive", false, INT4("\"channel\"", POSITIVE)},
 };

@@ -554,25 +554,6 @@ TEST(quant_config, what_one_config_cannot_say_is_refused)
     }
 }
 
-TEST(quant_config, a_nested_quantization_config_is_kept_and_not_changed)
-{
-    struct model m = models[MODEL_KIMI_K25];
-    struct rows rows = {0};
-    struct buf out = {0};
-    struct err e;
-
-    m.layers = 3;
-    m.experts = 8;
-    ASSERT_OK(write(&rows, &out, &m, &stored_int4_g32, RULES("{\"match\": \"*\", \"scheme\": \"keep\"}"), &e), e);
-    EXPECT_STR_EQ(rows.config, out.data);
-    buf_release(&out);
-    rows_release(&rows);
-    EXPECT_FALSE(write(&rows, &out, &m, &stored_int4_g32, "to:bf16", &e));
-    EXPECT_ERR(e, ERR_UNSUPPORTED, "'quantization_config' stands inside 'text_config', where it cannot be changed");
-    buf_release(&out);
-    rows_release(&rows);
-}
-
 TEST(quant_config, a_matrix_of_unknown_role_is_ignored_by_its_name)
 {
     struct model m = small_model();

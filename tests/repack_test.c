@@ -164,6 +164,32 @@ TEST(repack, not_a_value_changes_in_any_storage_layout_and_order)
     }
 }
 
+/* It moves bytes; whether they are numbers is verify's to say. */
+TEST(repack, codes_that_are_no_numbers_are_moved_as_they_are)
+{
+    struct repack_case c = {.target = {.zones = ZONES_EXPERTS}};
+    struct ckpt_maker m = {0};
+    struct repacked r;
+    struct arena a = {0};
+    struct err e = {0};
+    const char *src = ct_temp_dir(), *dst = path_join(&a, ct_temp_dir(), "dst");
+    size_t planted = 0;
+
+    ASSERT_TRUE(support_model(&m, &support_fp8));
+    for (size_t i = 0; i < m.count; i++)
+        if (m.tensors[i].dtype == DTYPE_F8_E4M3 || m.tensors[i].dtype == DTYPE_BF16) {
+            memset(m.data[i], 0xFF, 2);
+            planted++;
+        }
+    EXPECT_TRUE(planted > 0);
+    ckpt_write(&m, src);
+    EXPECT_OK(support_repack(&r, src, dst, &c, &e), e);
+    expect_same_tensors(&r, dst, false);
+    repacked_close(&r);
+    ckpt_release(&m);
+    arena_release(&a);
+}
+
 /* ---- where experts stand ---- */
 
 /* Each expert of a V3-like model in one read; its parts in the order gate, up, down; by place in the file. */

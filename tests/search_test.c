@@ -2,9 +2,12 @@
 
 #include <float.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
 #include "quant/int4.h"
 #include "tests/int4_support.h"
 #include "tests/kernel_support.h"
@@ -40,6 +43,58 @@ TEST(search, losses_are_those_of_a_float64_program)
             int4_out_release(&o);
         }
     }
+}
+
+/* ---- scale and zero point, byte for byte: tests/oracle/make_golden.py wrote the hashes ---- */
+
+/* The line "CASE NAME.PART SHA-256" of what was searched: rows of row_bytes, stride_bytes apart. */
+static void expect_golden(const char *golden, const char *kase, const char *name, const char *part, const void *rows,
+                          size_t row_bytes, size_t stride_bytes)
+{
+    char line[160], hex[HASH_HEX_BYTES];
+    struct hash h = {0};
+
+    hash_init(&h);
+    for (size_t r = 0; r < FIXTURE_ROWS; r++)
+        hash_update(&h, (const char *)rows + r * stride_bytes, row_bytes);
+    hash_final_hex(&h, hex);
+    snprintf(line, sizeof line, "%s %s.%s %s\n", kase, name, part, hex);
+    EXPECT_STR_HAS(golden, line);
+}
+
+TEST(search, scales_and_zero_points_are_those_of_another_program)
+{
+    static float w[FIXTURE_ROWS * FIXTURE_COLS];
+    float h[FIXTURE_COLS];
+    char *golden = NULL;
+    size_t bytes = 0;
+    struct err e = {0};
+
+    ASSERT_OK(file_slurp("tests/fixtures/golden/searched.txt", 1u << 20, &golden, &bytes, &e), e);
+    for (size_t i = 0; i < kernel_count(); i++) {
+        const struct kernel *k = support_kernel(i);
+
+        for (size_t c = 0; k && c < 8; c++) {
+            const char *name = names[c / 4], *kase = c & 1 ? "asym-diag" : "asym";
+            size_t g = group_sizes[c / 2 % 2], groups = FIXTURE_COLS / g;
+            struct int4_out o;
+            char where[32];
+
+            snprintf(where, sizeof where, "%s-g%zu", name, g);
+            ct_case("%s: %s %s", k->name, where, kase);
+            ASSERT_TRUE(int4_fixture_weights(w, name));
+            ASSERT_TRUE(int4_fixture(h, sizeof h, "%s_hdiag.f32", name));
+            int4_out_init(&o, FIXTURE_ROWS, FIXTURE_COLS, g, true);
+            k->int4_search(&o.q, w, FIXTURE_COLS, c & 1 ? h : NULL, false, o.err);
+            expect_golden(golden, kase, where, "codes", o.q.words, FIXTURE_COLS / 2,
+                          o.q.words_stride * sizeof *o.q.words);
+            expect_golden(golden, kase, where, "scales", o.q.scales, groups * sizeof *o.q.scales,
+                          groups * sizeof *o.q.scales);
+            expect_golden(golden, kase, where, "zeros", o.q.zeros, groups, groups);
+            int4_out_release(&o);
+        }
+    }
+    mem_free(golden);
 }
 
 static float weight_of_column(size_t mode, uint64_t *seed)

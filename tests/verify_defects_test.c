@@ -6,9 +6,7 @@
 #include "tests/bundle_support.h"
 #include "tests/convert_support.h"
 #include "tests/ct.h"
-#include "verify/verification.h"
-
-#define SAMPLE "samples/tiny-v3"
+#include "tests/defect_support.h"
 
 #define EXPERT    "model.layers.1.mlp.experts.3.up_proj.weight"
 #define ROUTER    "model.layers.1.mlp.gate.weight"
@@ -325,139 +323,6 @@ static void fp8_scale_not_pow2(const char *dir)
 {
     bundle_replace(dir, "config.json", "\"fmt\": \"e4m3\"", "\"fmt\": \"e4m3\", \"scale_fmt\": \"ue8m0\"");
 }
-
-/* ---- the manifest ---- */
-
-static void drop_row(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->row_count--;
-}
-
-static void row_missing(const char *dir)
-{
-    bundle_edit_manifest(dir, drop_row);
-}
-
-static void repeat_row(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->rows[1] = m->rows[0];
-}
-
-static void row_twice(const char *dir)
-{
-    bundle_edit_manifest(dir, repeat_row);
-}
-
-static void rename_tensor(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->rows[7].tensors[0] = "model.ghost.weight";
-}
-
-static void row_tensor(const char *dir)
-{
-    bundle_edit_manifest(dir, rename_tensor);
-}
-
-static void change_scheme(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->rows[0].scheme = "F32";
-}
-
-static void row_scheme(const char *dir)
-{
-    bundle_edit_manifest(dir, change_scheme);
-}
-
-static void change_shape(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->rows[0].shape[0]++;
-}
-
-static void row_shape(const char *dir)
-{
-    bundle_edit_manifest(dir, change_shape);
-}
-
-static void change_hash(struct manifest *m, struct arena *a)
-{
-    char *hex = arena_strdup(a, m->files[1].sha256);
-
-    hex[63] = hex[63] == '0' ? '1' : '0';
-    m->files[1].sha256 = hex;
-}
-
-static void hash_wrong(const char *dir)
-{
-    bundle_edit_manifest(dir, change_hash);
-}
-
-static void climb_out(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->files[0].name = "../outside";
-}
-
-static void file_outside(const char *dir)
-{
-    bundle_edit_manifest(dir, climb_out);
-}
-
-static void manifest_spoilt(const char *dir)
-{
-    bundle_replace(dir, MANIFEST_NAME, "\"weights\"", "\"w3ights\"");
-}
-
-static void change_error(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    for (size_t i = 0; i < m->row_count; i++)
-        if (m->rows[i].error > 0)
-            m->rows[i].error *= 1.01;
-}
-
-static void error_wrong(const char *dir)
-{
-    bundle_edit_manifest(dir, change_error);
-}
-
-static void change_config_hash(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->config_sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-}
-
-static void another_source(const char *dir)
-{
-    bundle_edit_manifest(dir, change_config_hash);
-}
-
-static void change_sources(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->rows[0].sources[0] = "model.ghost.weight";
-}
-
-static void source_ghost(const char *dir)
-{
-    bundle_edit_manifest(dir, change_sources);
-}
-
-static void change_method(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->rows[0].method = "astrology";
-}
-
-static void method_unknown(const char *dir)
-{
-    bundle_edit_manifest(dir, change_method);
-}
-
 /* ---- the forward pass ---- */
 
 static void swap_tensors(const char *dir, const char *a, const char *b, size_t bytes)
@@ -490,51 +355,6 @@ static void raise_bias(const char *dir)
     poke32(dir, BIAS, 2, 0x40A00000u); /* 5: every token goes to expert 2 */
 }
 
-static void strange_prompt(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->fingerprint->prompt[3] = 4096;
-}
-
-static void prompt_past_vocabulary(const char *dir)
-{
-    bundle_edit_manifest(dir, strange_prompt);
-}
-
-static void fewer_positions(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->fingerprint->position_count--;
-}
-
-static void position_missing(const char *dir)
-{
-    bundle_edit_manifest(dir, fewer_positions);
-}
-
-static void strange_expert(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->fingerprint->routing[0].experts[0] = 16;
-}
-
-static void expert_past_count(const char *dir)
-{
-    bundle_edit_manifest(dir, strange_expert);
-}
-
-static void forget(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    m->fingerprint = NULL;
-    m->no_fingerprint = "left out";
-}
-
-static void fingerprint_forgotten(const char *dir)
-{
-    bundle_edit_manifest(dir, forget);
-}
-
 static void nothing(const char *dir)
 {
     (void)dir;
@@ -542,21 +362,7 @@ static void nothing(const char *dir)
 
 /* ---- the table ---- */
 
-enum base { BASE_INT4, BASE_FP8, BASE_SPLIT, BASE_COUNT };
-enum how {
-    HOW_PLAIN = 0,
-    HOW_REHASH = 1, /* quern.json is brought up to date: lint finds it without the hashes */
-    HOW_DEEP = 2,
-    HOW_SOURCE = 4,
-    HOW_ASK = 8, /* the forward pass */
-};
-
-static const struct defect {
-    const char *rule;
-    void (*plant)(const char *dir);
-    enum base base;
-    unsigned how;
-} defects[] = {
+static const struct defect defects[] = {
     {"shard-truncated", truncate_shard, BASE_INT4, HOW_REHASH},
     {"file-size", truncate_shard, BASE_INT4, HOW_PLAIN},
     {"file-hash", flip_byte, BASE_INT4, HOW_PLAIN},
@@ -612,21 +418,8 @@ static const struct defect {
     {"scale-negative", fp8_scale_negative, BASE_FP8, HOW_REHASH},
     {"scale-absurd", fp8_scale_twice, BASE_FP8, HOW_REHASH},
     {"scale-not-pow2", fp8_scale_not_pow2, BASE_FP8, HOW_REHASH},
-    {"row-missing", row_missing, BASE_INT4, HOW_PLAIN},
-    {"row-twice", row_twice, BASE_INT4, HOW_PLAIN},
-    {"row-tensor-missing", row_tensor, BASE_INT4, HOW_PLAIN},
-    {"row-scheme", row_scheme, BASE_INT4, HOW_PLAIN},
-    {"row-shape", row_shape, BASE_INT4, HOW_PLAIN},
-    {"file-hash", hash_wrong, BASE_INT4, HOW_PLAIN},
-    {"manifest-malformed", manifest_spoilt, BASE_INT4, HOW_PLAIN},
-    {"manifest-malformed", file_outside, BASE_INT4, HOW_PLAIN},
     {"source-mismatch", flip_byte, BASE_INT4, HOW_REHASH | HOW_SOURCE},
     {"source-mismatch", fp8_scale_twice, BASE_FP8, HOW_REHASH | HOW_SOURCE},
-    {"source-error", error_wrong, BASE_INT4, HOW_SOURCE},
-    {"source-config", another_source, BASE_INT4, HOW_SOURCE},
-    {"source-tensor-missing", source_ghost, BASE_INT4, HOW_SOURCE},
-    {"source-unused", source_ghost, BASE_INT4, HOW_SOURCE},
-    {"method-unknown", method_unknown, BASE_INT4, HOW_SOURCE},
     {"side-file-lost", generation_gone, BASE_INT4, HOW_SOURCE},
     {"side-file-changed", eos_past_vocabulary, BASE_INT4, HOW_REHASH | HOW_SOURCE},
     {"fingerprint-off", swap_experts, BASE_INT4, HOW_REHASH | HOW_ASK},
@@ -635,84 +428,11 @@ static const struct defect {
     {"router-flips", raise_bias, BASE_INT4, HOW_REHASH | HOW_ASK},
     {"fingerprint-failed", fp8_nan, BASE_FP8, HOW_REHASH | HOW_ASK},
     {"fingerprint-failed", value_nan, BASE_INT4, HOW_REHASH | HOW_ASK},
-    {"fingerprint-missing", fingerprint_forgotten, BASE_INT4, HOW_PLAIN | HOW_ASK},
-    {"manifest-malformed", prompt_past_vocabulary, BASE_INT4, HOW_PLAIN | HOW_ASK},
-    {"manifest-malformed", position_missing, BASE_INT4, HOW_PLAIN | HOW_ASK},
-    {"manifest-malformed", expert_past_count, BASE_INT4, HOW_PLAIN | HOW_ASK},
 };
-
-static const char *bases[BASE_COUNT];
-
-static bool make_bases(struct arena *a)
-{
-    static const char *const recipes[BASE_COUNT] = {
-        [BASE_INT4] = "int4:g128:absmax", /* searching takes the reference kernel seconds */
-        [BASE_FP8] = "fp8",
-        [BASE_SPLIT] = "[{\"match\": \"expert_gate\", \"scheme\": \"int4\", \"group\": 128, \"method\": \"absmax\"}, "
-                       "{\"match\": \"*\", \"scheme\": \"bf16\"}]",
-    };
-    const char *dir = ct_temp_dir();
-    struct err e = {0};
-
-    for (enum base b = 0; b < BASE_COUNT && e.code == ERR_NONE; b++) {
-        struct conversion_case c = {.recipe = recipes[b], .options = {.shard_bytes = 4500000}, .fingerprint = true};
-        bases[b] = arena_printf(a, "%s/base-%d", dir, (int)b);
-        EXPECT_OK(support_convert(SAMPLE, bases[b], &c, &e), e);
-    }
-    return e.code == ERR_NONE;
-}
-
-static bool verify_dir(struct verification *v, const char *dir, unsigned how)
-{
-    struct verify_options o = {.quiet = true, .deep = how & HOW_DEEP, .sample_percent = 100, .threads = 2};
-    struct err e = {0};
-
-    o.no_fingerprint = !(how & HOW_ASK);
-    o.source = how & HOW_SOURCE ? SAMPLE : NULL;
-    EXPECT_OK(verify_run(v, dir, &o, &e), e);
-    return e.code == ERR_NONE;
-}
-
-/* All that is shown when the wanted one is not there. */
-static void expect_finding(const struct verification *v, const char *id)
-{
-    struct verify_show show = {0};
-    struct buf text = {0};
-
-    EXPECT_TRUE(rule_find(id) != RULE_MALFORMED);
-    if (!findings_has(&v->findings, rule_find(id))) {
-        verify_print_text(v, &show, &text);
-        EXPECT_STR_HAS(text.data, id);
-    }
-    buf_release(&text);
-}
 
 TEST(verify_defects, every_planted_one_is_found_by_its_name)
 {
-    struct arena a = {0};
-    const char *dir = ct_temp_dir();
-
-    ASSERT_TRUE(make_bases(&a));
-    for (size_t i = 0; i < sizeof defects / sizeof defects[0]; i++) {
-        const struct defect *d = &defects[i];
-        const char *copy = arena_printf(&a, "%s/%zu", dir, i);
-        struct verification v;
-        struct err e = {0};
-        ct_case("%s (%zu)", d->rule, i);
-        bundle_copy(bases[d->base], copy);
-        d->plant(copy);
-        if (d->how & HOW_REHASH)
-            bundle_rehash(copy);
-        if (verify_dir(&v, copy, d->how)) {
-            expect_finding(&v, d->rule);
-            bool defective = findings_count(&v.findings, SEVERITY_ERROR) > 0;
-            bool wanted = rule_get(rule_find(d->rule))->severity == SEVERITY_ERROR;
-            EXPECT_TRUE(defective || !wanted);
-            verify_release(&v);
-        }
-        EXPECT_OK(dir_remove_tree(copy, &e), e);
-    }
-    arena_release(&a);
+    defects_check(defects, sizeof defects / sizeof defects[0]);
 }
 
 /* What a calibration chose cannot be made again, but how far off it is can be measured. */
@@ -729,11 +449,11 @@ TEST(verify_defects, calibrated_weights_are_as_far_off_as_recorded)
     struct arena a = {0};
     struct verification v;
 
-    ASSERT_TRUE(make_bases(&a));
+    ASSERT_TRUE(defect_bases_make(&a));
     const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
-    bundle_copy(bases[BASE_INT4], copy);
+    bundle_copy(defect_bases[BASE_INT4], copy);
     bundle_edit_manifest(copy, call_calibrated);
-    if (verify_dir(&v, copy, HOW_SOURCE)) {
+    if (defect_verify(&v, copy, HOW_SOURCE)) {
         EXPECT_EQ_U64(192, v.derived.as_far);
         EXPECT_EQ_U64(v.manifest.row_count - 192, v.derived.exact);
         EXPECT_EQ_U64(0, findings_count(&v.findings, SEVERITY_ERROR));
@@ -741,7 +461,7 @@ TEST(verify_defects, calibrated_weights_are_as_far_off_as_recorded)
     }
     swap_experts(copy);
     bundle_rehash(copy);
-    if (verify_dir(&v, copy, HOW_SOURCE)) {
+    if (defect_verify(&v, copy, HOW_SOURCE)) {
         expect_finding(&v, "source-error");
         EXPECT_EQ_U64(2, findings_count(&v.findings, SEVERITY_ERROR)); /* both that were swapped */
         verify_release(&v);
@@ -806,11 +526,11 @@ TEST(verify_defects, a_good_bundle_has_none)
 {
     struct arena a = {0};
 
-    ASSERT_TRUE(make_bases(&a));
+    ASSERT_TRUE(defect_bases_make(&a));
     for (enum base b = 0; b < BASE_SPLIT; b++) {
         struct verification v;
         ct_case("base %d", (int)b);
-        if (!verify_dir(&v, bases[b], HOW_DEEP | HOW_SOURCE | HOW_ASK))
+        if (!defect_verify(&v, defect_bases[b], HOW_DEEP | HOW_SOURCE | HOW_ASK))
             continue;
         for (size_t i = 0; i < v.findings.count; i++)
             EXPECT_TRUE(strncmp("engine-", rule_get(v.findings.items[i].rule)->id, 7) == 0);

@@ -26,16 +26,15 @@ static void seeded_ids(uint32_t ids[FINGERPRINT_TOKENS], uint64_t vocabulary)
     }
 }
 
-static bool builtin_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s)
+static bool builtin_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s, struct err *e)
 {
     const char *text = builtin_texts[0].text;
     struct tokenizer t = {0};
     struct id_list list = {0};
-    struct err ignored = {0};
-    bool ok = tokenizer_open(&t, s->checkpoint.dir, &ignored);
+    bool ok = tokenizer_open(&t, s->checkpoint.dir, e);
     struct tokenizer_encode how = {.bos = t.add_bos, .ids_wanted = FINGERPRINT_TOKENS};
 
-    ok = ok && tokenizer_encode(&t, text, strlen(text), &how, &list, &ignored) && list.count >= FINGERPRINT_TOKENS;
+    ok = ok && tokenizer_encode(&t, text, strlen(text), &how, &list, e) && list.count >= FINGERPRINT_TOKENS;
     for (size_t i = 0; ok && i < FINGERPRINT_TOKENS; i++) {
         ids[i] = list.ids[i];
         ok = ids[i] < s->arch.vocab_size;
@@ -43,6 +42,21 @@ static bool builtin_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s
     id_list_release(&list);
     tokenizer_release(&t);
     return ok;
+}
+
+/* What the system refuses says nothing of the tokenizer, and must not choose the prompt. */
+static bool prompt_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s, struct err *e)
+{
+    struct err bad = {0};
+
+    if (builtin_ids(ids, s, &bad))
+        return true;
+    if (bad.code == ERR_IO || bad.code == ERR_CANCELLED) {
+        *e = bad;
+        return false;
+    }
+    seeded_ids(ids, s->arch.vocab_size);
+    return true;
 }
 
 /* ---- what it takes ---- */
@@ -280,9 +294,7 @@ bool fingerprint_make(struct manifest_fingerprint **out, struct arena *a, const 
     struct sequence sequence;
     struct batch b;
 
-    if (!builtin_ids(ids, s))
-        seeded_ids(ids, s->arch.vocab_size);
-    bool ok = open_pass(&k, o, &b, &sequence, e) && ask(&k, o, e);
+    bool ok = prompt_ids(ids, s, e) && open_pass(&k, o, &b, &sequence, e) && ask(&k, o, e);
     if (ok) {
         *out = arena_alloc(a, sizeof **out);
         take_fingerprint(&k, *out);

@@ -157,6 +157,15 @@ static size_t slice_bytes(const struct forward *f)
     return most;
 }
 
+/* The longest context in which sparse attention leaves nothing out. */
+static uint64_t dense_tokens(const struct source *s)
+{
+    for (size_t i = 0; i < s->weights.count; i++)
+        if (s->weights.items[i].id.role == ROLE_INDEXER_PROJ)
+            return s->arch.index_topk > 0 ? s->arch.index_topk : INDEX_TOPK;
+    return UINT64_MAX;
+}
+
 bool forward_open(struct forward **out, const struct source *s, const struct forward_options *o, struct err *e)
 {
     struct forward *f = mem_alloc(sizeof *f);
@@ -170,6 +179,7 @@ bool forward_open(struct forward **out, const struct source *s, const struct for
     f->layers = arena_array(&f->arena, f->layer_count, sizeof *f->layers);
     f->expert_bytes = arena_array(&f->arena, f->layer_count, sizeof *f->expert_bytes);
     f->store.dir = o->scratch_dir;
+    f->dense_tokens = dense_tokens(s);
     rope_init(&f->rope, &f->arena, f->arch);
     crew_init(&f->crew, o->threads, o->emulate, widest(s));
     if (!find_weights(f, e)) {
@@ -334,10 +344,6 @@ static bool check_batch(const struct forward *f, const struct batch *b, struct e
 {
     const struct arch *a = f->arch;
     uint64_t limit = a->max_positions < ROPE_POSITIONS_MAX ? a->max_positions : ROPE_POSITIONS_MAX;
-    uint64_t dense = weights_find(&f->source->weights, "model.layers.0.self_attn.indexer.wk.weight")
-                         ? a->index_topk > 0 ? a->index_topk : INDEX_TOPK
-                         : UINT64_MAX;
-
     for (size_t i = 0; i < b->tokens; i++)
         if (b->ids[i] >= a->vocab_size)
             return err_set(e, ERR_FORMAT, "token %zu is %" PRIu32 ", but the vocabulary has %" PRIu64 " entries", i,
@@ -349,11 +355,11 @@ static bool check_batch(const struct forward *f, const struct batch *b, struct e
                            "a context of %zu tokens from position %" PRIu64 " goes past the model's %" PRIu64
                            " positions",
                            s->tokens, s->start_pos, limit);
-        if (s->start_pos + s->tokens > dense)
+        if (s->start_pos + s->tokens > f->dense_tokens)
             return err_set(e, ERR_UNSUPPORTED,
                            "a context of %" PRIu64 " tokens needs the model's sparse attention: %" PRIu64
                            " is the longest that is the same without",
-                           s->start_pos + s->tokens, dense);
+                           s->start_pos + s->tokens, f->dense_tokens);
     }
     return true;
 }

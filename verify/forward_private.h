@@ -31,6 +31,7 @@ struct forward {
     size_t layer_count;
     size_t *expert_bytes; /* [layer_count]: the largest expert as stored */
     double mla_eps;
+    uint64_t dense_tokens; /* UINT64_MAX: any number */
 
     /* the batch */
     struct batch batch;

@@ -142,9 +142,9 @@ bool quant_claim_open(struct quant_claim *q, const struct arch *arch, const char
         return true;
     if (!json_parse(&d, config, bytes, JSON_STRICT, e))
         goto done;
-    const struct json *claim = member(d.root, "quantization_config");
+    const struct json *claim = member(member(d.root, "text_config"), "quantization_config"); /* as arch_parse */
     if (!claim)
-        claim = member(member(d.root, "text_config"), "quantization_config");
+        claim = member(d.root, "quantization_config");
     ok = arch->quant == QUANT_FP8 ? read_fp8(q, arch, claim, e) : read_compressed_tensors(q, &d, claim, e);
 done:
     json_release(&d);

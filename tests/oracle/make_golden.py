@@ -137,6 +137,46 @@ def search(w, group, positive):
     return int4_codes(w, scales, zeros, group), scales, zeros
 
 
+def total(terms):
+    """Sums over the columns of a group, one after the other, each rounded."""
+    sum_ = np.zeros(terms.shape[:-1], F)
+    for j in range(terms.shape[-1]):
+        sum_ += terms[..., j]
+    return sum_
+
+
+def search_asym(w, group, h):
+    """Scale and zero point: for 25 step counts over the range, a line s u + m through the codes by weighted least
+    squares, m rounded to a zero point, the codes made again from it and s refitted to them; the least direct residual
+    wins. The make_qkx idea with an integer zero point."""
+    g = grouped(w, group)
+    h = np.broadcast_to(grouped(h[None, :], group), g.shape)
+    low = np.minimum(g.min(-1), F(0))
+    size = np.maximum(g.max(-1), F(0)) - low
+    assert (size > 0).all()
+    _, scales, zeros = int4(w, group, True)
+    best = np.full(low.shape, np.inf, F)
+    sh, shw, hw = total(h), total(h * g), h * g
+    for i in range(25):
+        u = np.clip(np.rint((g - low[..., None]) * (F(14 + 0.1 * i) / size)[..., None]), F(0), F(15))
+        su, suu, suw = total(h * u), total(h * (u * u)), total(hw * u)
+        det = sh * suu - su * su
+        s, m = (sh * suw - shw * su) / det, (suu * shw - su * suw) / det
+        line = (det > 0) & (m <= 0)
+        s, m = np.where(line, s, suw / suu), np.where(line, m, F(0))
+        r = F(1) / s
+        zero = np.clip(np.rint(-m * r), F(0), F(15))
+        q = np.clip(np.rint(g * r[..., None]), -zero[..., None], F(15) - zero[..., None])
+        num, den = total(hw * q), total(h * (q * q))
+        s = num / den
+        d = g - s[..., None] * q
+        err = total(h * (d * d))
+        better = (den > 0) & (num > 0) & (err < best)
+        best = np.where(better, err, best)
+        scales, zeros = np.where(better, bf16(s), scales), np.where(better, zero - F(8), zeros)
+    return int4_codes(w, scales, zeros, group), scales, zeros
+
+
 def put_floats(out, name, values):
     x = values.numpy()
     assert x.dtype == F
@@ -179,6 +219,28 @@ def quantized(weights):
             for positive in (False, True):
                 case = 'int4-%s-search%s' % ('g%d' % group if group else 'channel', '-positive' if positive else '')
                 put_int4(out, case, m, *search(w, group, positive), False)
+            case = 'int4-%s-asym-search' % ('g%d' % group if group else 'channel')
+            put_int4(out, case, m, *search_asym(w, group, np.ones(w.shape[1], F)), True)
+    return out
+
+
+def weighted():
+    """Columns that weigh: the matrices and second moments of tests/fixtures/quant."""
+    def read(name, dtype):
+        return np.fromfile(os.path.join(ROOT, 'tests/fixtures/quant', name), dtype)
+
+    out = []
+    for name in ('resid', 'swiglu'):
+        values = np.array([dsv3.E4[i].item() for i in range(256)], F)
+        w = values[read(name + '_w_e4m3.u8', np.uint8)].reshape(64, 512) * np.repeat(read(name + '_w_scale.f32', F), 128)
+        h = read(name + '_hdiag.f32', F)
+        for group in (32, 128):
+            for case, weights_ in (('asym', np.ones(512, F)), ('asym-diag', h)):
+                q, scales, zeros = search_asym(w, group, weights_)
+                where = '%s-g%d' % (name, group)
+                out.append((case, where + '.codes', sha(pack(q))))
+                out.append((case, where + '.scales', sha(bf16_bits(scales))))
+                out.append((case, where + '.zeros', sha(zeros.astype(np.int8))))
     return out
 
 
@@ -195,3 +257,4 @@ for tensor, values in weights.items():
     put_floats(floats, tensor, values)
 write('floats.txt', floats)
 write('quantized.txt', quantized(weights))
+write('searched.txt', weighted())
