@@ -187,6 +187,12 @@ bench-quality: deps
 	$(AGAIN) $(QUERN)
 	@QUERN=$(QUERN) sh tests/bench/quality.sh
 
+# What choosing widths by measured losses is worth: KL at several targets.
+.PHONY: bench-bpw
+bench-bpw: deps
+	$(AGAIN) $(QUERN)
+	@QUERN=$(QUERN) sh tests/bench/bpw.sh
+
 # A layer of DeepSeek-V3's size through the forward pass: 11.5 GB of disk for some minutes.
 .PHONY: bench-layer
 bench-layer: deps

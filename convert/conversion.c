@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "convert/bundle.h"
+#include "convert/calibration_rates.h"
 #include "convert/conversion_notes.h"
 #include "convert/coverage.h"
 #include "convert/finished.h"
@@ -268,13 +269,33 @@ static bool convert(const struct conversion *c, struct plan *p, struct proof *pr
     return ok;
 }
 
-static bool dry_run(const struct conversion *c, const struct plan *p, const struct proof *proofs,
-                    const struct run_size *size, struct err *e)
+static void estimate_calibration(const struct conversion *c, struct plan *p, size_t o, struct calibration_estimate *m)
+{
+    struct pipeline_options options = calibration_pipeline(c->calibration, (unsigned)c->threads, c->memory_bytes);
+
+    m->batch = options.batch;
+    m->threads = pipeline_threads(p, o, &options);
+    m->memory_bytes = p->calibration_bytes;
+    m->read_bytes = pipeline_read_bytes(p);
+    calibration_work_plan(&m->work, p, o, m->batch);
+    calibration_rates_measure(&m->rates, &p->source->arch);
+    m->core_seconds = calibration_core_seconds(&m->work, &m->rates);
+    m->seconds = calibration_wall_seconds(&m->work, &m->rates, m->threads);
+}
+
+static bool dry_run(const struct conversion *c, struct plan *p, const struct proof *proofs, const struct run_size *size,
+                    struct err *e)
 {
     struct estimate estimate = {0};
+    struct calibration_estimate calibration = {0};
+    size_t calibrated = plan_calibrated_output(p);
 
     if (!estimate_plan(&estimate, p, size->threads, e))
         return false;
+    if (calibrated < p->output_count) {
+        estimate_calibration(c, p, calibrated, &calibration);
+        estimate_add_calibration(&estimate, &calibration);
+    }
     for (size_t o = 0; o < p->output_count; o++)
         estimate_add_read(&estimate, proofs[o].cost.read_bytes + proofs[o].renumbering_cost.read_bytes);
     for (size_t o = 0; o < p->output_count; o++) {

@@ -229,3 +229,9 @@ void estimate_add_read(struct estimate *m, uint64_t bytes)
 {
     m->seconds += time_of(bytes, m->read_rate);
 }
+
+void estimate_add_calibration(struct estimate *m, const struct calibration_estimate *c)
+{
+    m->calibration = c;
+    m->seconds += max2(c->seconds, time_of(c->read_bytes, m->read_rate));
+}

@@ -170,7 +170,7 @@ static void drop_stream(struct pipeline *p, uint64_t layer)
 
 /* ---- a layer ---- */
 
-static void list_layer(struct pipeline *p, uint64_t layer, uint64_t tokens)
+void pipeline_list_layer(struct pipeline *p, uint64_t layer, uint64_t tokens)
 {
     const struct plan *plan = p->plan;
 
@@ -270,7 +270,7 @@ static struct observer begin_layer(struct pipeline *p, uint64_t layer, uint64_t 
 {
     char label[32];
 
-    list_layer(p, layer, tokens);
+    pipeline_list_layer(p, layer, tokens);
     pipeline_flows_want(p);
     snprintf(label, sizeof label, "layer %llu", (unsigned long long)layer);
     progress_label(p->progress, label);
@@ -370,36 +370,11 @@ static bool finish_shards(struct pipeline *p, struct err *e)
     return true;
 }
 
-/* Of the layer that needs most. */
-static uint64_t flows_need(struct pipeline *p)
-{
-    uint64_t most = 0;
-
-    for (uint64_t layer = 0; layer <= p->plan->source->arch.layers; layer++) {
-        list_layer(p, layer, p->options->batch->tokens);
-        pipeline_flows_want(p);
-        uint64_t bytes = pipeline_flows_bytes(p);
-        most = bytes > most ? bytes : most;
-        pipeline_flows_release(p);
-    }
-    return most;
-}
-
-/* Experts at a time: as many as leave the forward pass a quarter of the budget. How many changes no byte. */
-static void choose_threads(struct pipeline *p, const struct pipeline_options *o, uint64_t flows)
-{
-    uint64_t room = o->memory_bytes > flows ? (o->memory_bytes - flows) / 4 * 3 : 0;
-
-    p->threads = o->threads > 0 ? o->threads : pool_cpu_count();
-    while (o->memory_bytes > 0 && p->threads > 1 && pipeline_room_bytes(p) * p->threads > room)
-        p->threads--;
-}
-
 static bool open_forward(struct pipeline *p, const struct pipeline_options *o, struct err *e)
 {
-    uint64_t flows = flows_need(p);
+    uint64_t flows = pipeline_flows_need(p);
 
-    choose_threads(p, o, flows);
+    pipeline_choose_threads(p, flows);
     struct forward_options f = {.threads = p->threads,
                                 .memory_bytes = o->memory_bytes,
                                 .caller_bytes = pipeline_room_bytes(p) * p->threads + flows,
@@ -459,6 +434,17 @@ bool pipeline_least_bytes(struct plan *plan, size_t output, const struct pipelin
         *bytes = forward_memory_bytes(p.forward, o->batch);
     pipeline_release(&p);
     return ok;
+}
+
+unsigned pipeline_threads(struct plan *plan, size_t output, const struct pipeline_options *o)
+{
+    struct pipeline p;
+
+    pipeline_init(&p, plan, output, o);
+    pipeline_choose_threads(&p, pipeline_flows_need(&p));
+    unsigned threads = p.threads;
+    pipeline_release(&p);
+    return threads;
 }
 
 bool pipeline_run(struct plan *plan, size_t output, const struct pipeline_options *o, struct stage *stage,

@@ -50,6 +50,10 @@ bool pipeline_run(struct plan *p, size_t output, const struct pipeline_options *
 /* The least memory that such a run needs, with one expert at a time and hidden states in files. */
 bool pipeline_least_bytes(struct plan *p, size_t output, const struct pipeline_options *o, uint64_t *bytes,
                           struct err *e) CHECKED;
+/* Experts at a time that it would have: as many as leave the forward pass a quarter of the budget. No byte depends on it. */
+unsigned pipeline_threads(struct plan *p, size_t output, const struct pipeline_options *o);
+/* Bytes of the source that it reads. (pipeline_memory.c) */
+uint64_t pipeline_read_bytes(const struct plan *p);
 
 /* Bytes that calibrated rows will be: what pipeline_run adds to its progress. */
 uint64_t pipeline_write_bytes(const struct plan_output *o, size_t weight_count);

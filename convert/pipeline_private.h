@@ -89,6 +89,16 @@ size_t pipeline_out_bytes(const struct plan_row *row, uint8_t *memory, struct sl
 bool pipeline_put_part(struct pipeline *p, const struct plan_row *row, enum part part, const void *data,
                        struct err *e) CHECKED;
 
+/* What of a layer is calibrated: linear, experts, any_expert. */
+void pipeline_list_layer(struct pipeline *p, uint64_t layer, uint64_t tokens);
+
+/* ---- pipeline_memory.c ---- */
+
+/* Of what all tokens go through: the layer that needs most. */
+uint64_t pipeline_flows_need(struct pipeline *p);
+/* p->threads: experts at a time, as many as leave the forward pass a quarter of the budget. */
+void pipeline_choose_threads(struct pipeline *p, uint64_t flows);
+
 /* ---- pipeline_linear.c: what all tokens go through ---- */
 
 bool pipeline_on_input(void *ctx, const struct linear_input *in, struct err *e) CHECKED;

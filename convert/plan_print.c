@@ -51,6 +51,21 @@ static void print_proof(const struct proof *proof)
                bytes_text((double)proof->cost.memory_bytes, memory));
 }
 
+static void print_calibration(const struct calibration_estimate *c)
+{
+    const struct calibration_work *w = &c->work;
+    double flop = calibration_work_flop(w), percent = flop / 100;
+    char bytes[BYTES_TEXT], memory[BYTES_TEXT], time[32];
+
+    printf("model    %zu tokens in %zu contexts run through it, which reads %s of the source\n", c->batch->tokens,
+           c->batch->sequence_count, bytes_text((double)c->read_bytes, bytes));
+    printf("         %.2e operations: %.0f%% the pass, %.0f%% moments, %.0f%% factors, %.0f%% codes\n", flop,
+           (w->forward + w->twice) / percent, w->moments / percent, w->factor / percent, w->solve / percent);
+    printf("         about %.3g core-hours, %s on %u thread%s; %" PRIu64 " bytes of memory at least (%s)\n",
+           c->core_seconds / 3600, seconds_text(c->seconds, time), c->threads, c->threads == 1 ? "" : "s",
+           c->memory_bytes, bytes_text((double)c->memory_bytes, memory));
+}
+
 static void print_renumbering(const struct proof *proof)
 {
     char bytes[BYTES_TEXT], memory[BYTES_TEXT];
@@ -104,13 +119,12 @@ void plan_print(const struct plan *p, size_t output, const struct proof *proof, 
     printf("read     %" PRIu64 " bytes (%s) of the source, once\n", p->read_bytes,
            bytes_text((double)p->read_bytes, read));
     printf("work     %zu jobs on %u thread%s\n", p->job_count, size->threads, size->threads == 1 ? "" : "s");
+    if (plan_is_calibrated(o) && estimate->calibration)
+        print_calibration(estimate->calibration);
     print_proof(proof);
     print_renumbering(proof);
     printf("memory   %" PRIu64 " bytes at most (%s)\n", size->total_bytes,
            bytes_text((double)size->total_bytes, memory));
-    if (p->calibration_bytes > 0)
-        printf("model    %" PRIu64 " bytes at least (%s), while it runs over the text\n", p->calibration_bytes,
-               bytes_text((double)p->calibration_bytes, memory));
     printf("disk     %s at the peak, in '%s'\n", bytes_text((double)disk_bytes, bytes), o->dir);
     printf("time     about %s\n", seconds_text(estimate->seconds, time));
     if (p->report && output == 0)
@@ -158,6 +172,22 @@ static void put_coverage(struct json_writer *w, struct arena *a, const struct pl
 
     coverage_make(&coverage, a, p, o, result);
     coverage_json(&coverage, w, p, o, result);
+}
+
+static void put_calibration(struct json_writer *w, const struct calibration_estimate *c)
+{
+    json_begin_object(w, "calibration");
+    json_put_u64(w, "tokens", c->batch->tokens);
+    json_put_u64(w, "contexts", c->batch->sequence_count);
+    json_put_u64(w, "read_bytes", c->read_bytes);
+    json_put_double(w, "forward_flop", c->work.forward + c->work.twice);
+    json_put_double(w, "moments_flop", c->work.moments);
+    json_put_double(w, "factor_flop", c->work.factor);
+    json_put_double(w, "solve_flop", c->work.solve);
+    json_put_double(w, "core_seconds", c->core_seconds);
+    json_put_u64(w, "threads", c->threads);
+    json_put_u64(w, "memory_bytes", c->memory_bytes);
+    json_end(w, '}');
 }
 
 static void put_proof(struct json_writer *w, const struct proof *proof)
@@ -222,12 +252,12 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
     if (size) {
         json_put_u64(&w, "threads", size->threads);
         json_put_u64(&w, "memory_bytes", size->total_bytes);
-        if (p->calibration_bytes > 0)
-            json_put_u64(&w, "calibration_memory_bytes", p->calibration_bytes);
     }
     if (estimate) {
         json_put_u64(&w, "disk_bytes", disk_bytes);
         json_put_double(&w, "seconds", estimate->seconds);
+        if (plan_is_calibrated(o) && estimate->calibration)
+            put_calibration(&w, estimate->calibration);
     }
     json_begin_array(&w, "rows");
     for (size_t i = 0; i < s.row_count; i++)

@@ -337,6 +337,26 @@ static bool read_block(struct arch *arch, const struct config *c, const struct j
            check_range(key, arch->quant_block_cols, 1, 1u << 16, e);
 }
 
+static void keep_group(struct arch *arch, uint64_t cols)
+{
+    for (size_t i = 0; i < ARCH_GROUPS_MAX && cols > 0; i++) {
+        if (arch->quant_groups[i] == cols)
+            return;
+        if (arch->quant_groups[i] == 0) {
+            arch->quant_groups[i] = cols;
+            return;
+        }
+    }
+}
+
+bool arch_has_group(const struct arch *arch, uint64_t cols)
+{
+    for (size_t i = 0; i < ARCH_GROUPS_MAX; i++)
+        if (arch->quant_groups[i] == cols)
+            return cols > 0;
+    return false;
+}
+
 static bool read_config_group(struct arch *arch, const struct config *c, const struct json *group, struct err *e)
 {
     const struct json *weights = get(group, "weights");
@@ -348,14 +368,17 @@ static bool read_config_group(struct arch *arch, const struct config *c, const s
         return false;
     if (type && strcmp(type, "float") == 0)
         return read_block(arch, c, weights, "block_structure", e);
+    const struct json *size = get(weights, "group_size");
+    uint64_t cols = 0;
+    if (!size || !json_u64(c->doc, size, &cols))
+        cols = 0; /* null, or -1: per channel */
+    keep_group(arch, cols);
     if (arch->quant_bits > 0)
         return true;
+    arch->quant_group_cols = cols;
     if (!json_need_u64(c->doc, weights, "num_bits", &arch->quant_bits, e) ||
         !check_range("num_bits", arch->quant_bits, 1, 64, e))
         return false;
-    const struct json *size = get(weights, "group_size");
-    if (!size || !json_u64(c->doc, size, &arch->quant_group_cols))
-        arch->quant_group_cols = 0; /* null, or -1: per channel */
     return true;
 }
 

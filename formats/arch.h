@@ -18,6 +18,8 @@ enum arch_topk { TOPK_GREEDY, TOPK_GROUP_LIMITED, TOPK_NOAUX_TC };
 /* What config.json's quantization_config says; formats/weight.h says what the tensors are. */
 enum arch_quant { QUANT_NONE, QUANT_FP8, QUANT_COMPRESSED_TENSORS, QUANT_OTHER };
 
+#define ARCH_GROUPS_MAX 8u
+
 struct arch {
     enum arch_family family;
     const char *model_type;                   /* "deepseek_v3", as the file says; in the arena */
@@ -47,6 +49,7 @@ struct arch {
     enum arch_quant quant;
     uint64_t quant_block_rows, quant_block_cols; /* weight_block_size or block_structure; 0 when absent */
     uint64_t quant_bits, quant_group_cols;       /* of the first integer config group; 0: none, or per channel */
+    uint64_t quant_groups[ARCH_GROUPS_MAX];      /* of all of them, 0 behind the last; past ARCH_GROUPS_MAX not kept */
     bool quant_ue8m0;                            /* scale_fmt "ue8m0" */
     const char *quant_format;                    /* compressed-tensors "format", or quant_method when OTHER; or NULL */
 };
@@ -56,6 +59,7 @@ struct arch {
  * Numbers are held against plausible limits. */
 bool arch_parse(struct arch *arch, struct arena *a, const char *config, size_t bytes, struct err *e) CHECKED;
 
+bool arch_has_group(const struct arch *arch, uint64_t cols);     /* whether an integer config group has that width */
 bool arch_is_moe_layer(const struct arch *arch, uint64_t layer); /* MTP layers are */
 uint64_t arch_layers_stored(const struct arch *arch);            /* with MTP */
 

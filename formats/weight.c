@@ -315,8 +315,8 @@ static bool resolve_int4_groups(const struct pairing *p, struct weight *w, struc
         return err_broken(e, ERR_FORMAT, "scale-shape",
                           "tensor '%s' is %s, which does not divide [%" PRIu64 ", %" PRIu64 "] into groups",
                           scale->name, tensor_shape_text(scale->rank, scale->dims, got), w->rows, w->cols);
-    /* One group in a row is a channel, unless that is the width that config.json's groups have. */
-    if (groups > 1 || p->arch->quant_group_cols == w->cols)
+    /* One group in a row is a channel, unless one of config.json's groups has that width. */
+    if (groups > 1 || arch_has_group(p->arch, w->cols))
         w->stored.group_cols = (uint32_t)(w->cols / groups);
     return true;
 }

@@ -365,3 +365,25 @@ TEST(arch, moe_layers_follow_the_dense_ones_and_the_mtp_layer_is_one)
     EXPECT_EQ_U64(62, arch_layers_stored(&arch));
     arena_release(&a);
 }
+
+/* Widths chosen by layer leave two groups of int4: a matrix of one group in a row is told from a channel by either. */
+TEST(arch, the_widths_of_all_integer_groups_are_known)
+{
+    struct model m = models[MODEL_V3];
+    struct arena a = {0};
+    struct arch arch;
+    struct err e = {0};
+
+    m.quantization = "{\"quant_method\":\"compressed-tensors\",\"format\":\"mixed-precision\",\"config_groups\":{"
+                     "\"a\":{\"weights\":{\"num_bits\":4,\"type\":\"int\",\"group_size\":32}},"
+                     "\"b\":{\"weights\":{\"num_bits\":4,\"type\":\"int\",\"group_size\":128}},"
+                     "\"c\":{\"weights\":{\"num_bits\":4,\"type\":\"int\",\"group_size\":null}},"
+                     "\"d\":{\"weights\":{\"num_bits\":8,\"type\":\"float\",\"block_structure\":[128,64]}}}}";
+    ASSERT_OK(parse(&arch, &a, model_config(&a, &m), &e), e);
+    EXPECT_EQ_U64(32, arch.quant_group_cols);
+    EXPECT_TRUE(arch_has_group(&arch, 32));
+    EXPECT_TRUE(arch_has_group(&arch, 128));
+    EXPECT_FALSE(arch_has_group(&arch, 64));
+    EXPECT_FALSE(arch_has_group(&arch, 0));
+    arena_release(&a);
+}

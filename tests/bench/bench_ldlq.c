@@ -1,15 +1,18 @@
 /* One real-size expert of DeepSeek-V3 by LDLQ to int4 g128 on one core: gate and up 2048 x 7168 with one input, down
  * 7168 x 2048, from block FP8; 4,096 tokens reach it, and a prior stands for all the layer's tokens. Core-seconds of
- * each stage. An argument scales the widths down: `build/bench/ldlq 4`. What the textbook needs:
- * tests/bench/gptq_torch.py. */
+ * each stage, and what the whole model would take by these: all experts of its 59 MoE layers, each with its share of
+ * 131,072 tokens, and the forward pass. An argument scales the widths down: `build/bench/ldlq 4`. What the textbook
+ * needs: tests/bench/gptq_torch.py. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
+#include "convert/calibration_rates.h"
 #include "formats/base/mem.h"
 #include "quant/calibrated.h"
+#include "samples/generate/v3_layout.h"
 
 #define TOKENS 4096
 
@@ -163,6 +166,53 @@ static struct stage measure(const char *name, struct loss_matrix *m, size_t coun
     return s;
 }
 
+/* ---- the whole model ---- */
+
+#define CONTEXT      2048u
+#define MODEL_TOKENS (64u * CONTEXT) /* 4,096 for an expert in the mean */
+
+static bool count_model(struct calibration_work *w, struct arch *arch, struct err *e)
+{
+    struct arena a = {0};
+    struct v3_layout l = {0};
+    struct sequence sequences[MODEL_TOKENS / CONTEXT];
+    struct batch b = {.tokens = MODEL_TOKENS, .sequences = sequences, .sequence_count = MODEL_TOKENS / CONTEXT};
+    uint64_t roles[64] = {0};
+
+    v3_layout_published(&l);
+    const char *config = v3_layout_config(&l, &a);
+    bool ok = arch_parse(arch, &a, config, strlen(config), e);
+    for (size_t i = 0; i < b.sequence_count; i++)
+        sequences[i] = (struct sequence){.first = i * CONTEXT, .tokens = CONTEXT};
+    for (uint64_t layer = l.dense_layers; layer <= l.layers; layer++)
+        roles[layer] = UINT64_C(7) << ROLE_EXPERT_GATE;
+    if (ok)
+        calibration_work_count(w, arch, roles, &b);
+    arena_release(&a);
+    return ok;
+}
+
+/* By the expert just measured; the pass, and the moments of all of a layer's tokens, by a core's rates. */
+static bool project(double expert, struct err *e)
+{
+    struct arch arch;
+    struct calibration_work w;
+    struct calibration_rates r;
+
+    if (!count_model(&w, &arch, e))
+        return false;
+    calibration_rates_measure(&r, &arch);
+    double experts = 59.0 * (double)arch.experts, all = 59.0 * 4 * 7168 * 7168 * 7168;
+    double pass = (w.forward + w.twice) / r.product + all / r.moments;
+    printf("the model, %u tokens in contexts of %u: experts %.1f core-hours, the pass %.1f (%.1f GFLOP/s), together "
+           "%.1f\n",
+           MODEL_TOKENS, CONTEXT, experts * expert / 3600, pass / 3600, r.product * 1e-9,
+           (experts * expert + pass) / 3600);
+    printf("the same as --dry-run estimates it, by small measurements: %.1f\n",
+           calibration_core_seconds(&w, &r) / 3600);
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     size_t by = argc > 1 ? strtoul(argv[1], NULL, 10) : 1;
@@ -181,5 +231,9 @@ int main(int argc, char **argv)
 
     printf("core-seconds: moments %.2f, factor %.2f, solve %.2f, together %.2f\n", moments, a.factor + b.factor,
            a.solve + b.solve, moments + a.factor + b.factor + a.solve + b.solve);
+    if (by == 1 && !project(moments + a.factor + b.factor + a.solve + b.solve, &e)) {
+        fprintf(stderr, "%s\n", e.text);
+        return 3;
+    }
     return 0;
 }
