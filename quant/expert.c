@@ -3,26 +3,8 @@
 #include <string.h>
 
 #include "quant/decode.h"
+#include "quant/expert_private.h"
 #include "quant/vecmath.h"
-
-/* What an input's stage needs; gate and up's and down's use the same memory in turn. */
-struct stage {
-    float *sum, *prior_sum;
-    void *calibrated;
-};
-
-struct work {
-    const struct expert_job *job;
-    const struct coded *out;
-    size_t hidden, inner;
-    struct stage stage;
-    float *x;           /* [EXPERT_CHUNK][hidden] */
-    float *gate, *up;   /* [EXPERT_CHUNK][inner] */
-    float *spread;      /* [EXPERT_SPREAD_TOKENS][inner] */
-    size_t spread_rows; /* in it */
-    void *scratch;
-    struct calibrated calibrated;
-};
 
 static size_t most(size_t a, size_t b)
 {
@@ -69,12 +51,12 @@ static size_t scratch_bytes(const struct expert_job *job)
     return bytes;
 }
 
-static void place(struct work *w, const struct expert_job *job, struct scratch *s)
+void expert_place(struct expert_work *w, const struct expert_job *job, size_t scratch, struct scratch *s)
 {
     size_t hidden = job->mlp[EXPERT_GATE].cols, inner = job->mlp[EXPERT_GATE].rows;
     size_t wide = moments_bytes(hidden), narrow = moments_bytes(inner);
 
-    *w = (struct work){.job = job, .hidden = hidden, .inner = inner};
+    *w = (struct expert_work){.job = job, .hidden = hidden, .inner = inner};
     w->stage.sum = scratch_take(s, most(wide, narrow));
     w->stage.prior_sum = scratch_take(s, narrow);
     w->stage.calibrated = scratch_take(s, most(calibrated_bytes(hidden), calibrated_bytes(inner)));
@@ -82,15 +64,15 @@ static void place(struct work *w, const struct expert_job *job, struct scratch *
     w->gate = scratch_take(s, EXPERT_CHUNK * inner * sizeof *w->gate);
     w->up = scratch_take(s, EXPERT_CHUNK * inner * sizeof *w->up);
     w->spread = scratch_take(s, EXPERT_SPREAD_TOKENS * inner * sizeof *w->spread);
-    w->scratch = scratch_take(s, scratch_bytes(job));
+    w->scratch = scratch_take(s, scratch);
 }
 
 size_t expert_memory_bytes(const struct expert_job *job)
 {
-    struct work w;
+    struct expert_work w;
     struct scratch s = {0};
 
-    place(&w, job, &s);
+    expert_place(&w, job, scratch_bytes(job), &s);
     return s.used_bytes;
 }
 
@@ -118,7 +100,7 @@ size_t expert_place_output(const struct expert_job *job, struct coded out[EXPERT
 /* ---- inputs ---- */
 
 /* The tokens that count, of [first, first + count), moved together in x; their number. */
-static bool read_inputs(struct work *w, size_t first, size_t count, size_t *kept, struct err *e)
+static bool read_inputs(struct expert_work *w, size_t first, size_t count, size_t *kept, struct err *e)
 {
     const struct expert_job *job = w->job;
 
@@ -135,10 +117,7 @@ static bool read_inputs(struct work *w, size_t first, size_t count, size_t *kept
     return true;
 }
 
-/* Runs something over all tokens that count, a chunk at a time. */
-typedef bool over_inputs(struct work *w, const float *x, size_t tokens, void *ctx, struct err *e);
-
-static bool for_inputs(struct work *w, over_inputs *each, void *ctx, struct err *e)
+bool expert_for_inputs(struct expert_work *w, expert_over *each, void *ctx, struct err *e)
 {
     for (size_t t = 0; t < w->job->tokens; t += EXPERT_CHUNK) {
         size_t count = w->job->tokens - t < EXPERT_CHUNK ? w->job->tokens - t : EXPERT_CHUNK, kept;
@@ -149,14 +128,14 @@ static bool for_inputs(struct work *w, over_inputs *each, void *ctx, struct err 
     return true;
 }
 
-static bool add_x(struct work *w, const float *x, size_t tokens, void *ctx, struct err *e)
+static bool add_x(struct expert_work *w, const float *x, size_t tokens, void *ctx, struct err *e)
 {
     (void)e;
     moments_add(ctx, x, w->hidden, tokens, 1, w->scratch);
     return true;
 }
 
-static bool spread_x(struct work *w, const float *x, size_t tokens, void *ctx, struct err *e)
+static bool spread_x(struct expert_work *w, const float *x, size_t tokens, void *ctx, struct err *e)
 {
     (void)e;
     moments_spread(ctx, x, w->hidden, tokens, w->scratch);
@@ -164,7 +143,7 @@ static bool spread_x(struct work *w, const float *x, size_t tokens, void *ctx, s
 }
 
 /* a of some tokens, in w->gate. */
-static bool activate(struct work *w, const float *x, size_t tokens, struct err *e)
+bool expert_activate(struct expert_work *w, const float *x, size_t tokens, struct err *e)
 {
     const struct kernel *k = w->job->kernel;
     const struct coded *gate = &w->out[EXPERT_GATE], *up = &w->out[EXPERT_UP];
@@ -182,11 +161,11 @@ struct activations {
     uint64_t total; /* tokens that will come */
 };
 
-static bool add_a(struct work *w, const float *x, size_t tokens, void *ctx, struct err *e)
+static bool add_a(struct expert_work *w, const float *x, size_t tokens, void *ctx, struct err *e)
 {
     struct activations *a = ctx;
 
-    if (!activate(w, x, tokens, e))
+    if (!expert_activate(w, x, tokens, e))
         return false;
     for (size_t t = 0; t < tokens; t++)
         if (moments_takes(a->moments->tokens + t, a->total, EXPERT_SPREAD_TOKENS))
@@ -200,7 +179,7 @@ static uint64_t counted(const struct expert_job *job)
     return job->cap > 0 && job->cap < job->tokens ? job->cap : job->tokens;
 }
 
-static void close_spread(struct work *w, struct moments *m)
+static void close_spread(struct expert_work *w, struct moments *m)
 {
     if (moments_close(m)) /* what is not finite is found, and named, by calibrated_make */
         moments_spread(m, w->spread, w->inner, w->spread_rows, w->scratch);
@@ -208,21 +187,21 @@ static void close_spread(struct work *w, struct moments *m)
 
 /* ---- the two inputs ---- */
 
-static bool measure_x(struct work *w, struct moments *own, struct err *e)
+bool expert_measure_x(struct expert_work *w, struct moments *own, struct err *e)
 {
     moments_init(own, w->job->kernel, w->hidden, w->stage.sum);
-    if (!for_inputs(w, add_x, own, e))
+    if (!expert_for_inputs(w, add_x, own, e))
         return false;
-    return !moments_close(own) || for_inputs(w, spread_x, own, e);
+    return !moments_close(own) || expert_for_inputs(w, spread_x, own, e);
 }
 
-static bool measure_a(struct work *w, struct moments *own, struct err *e)
+bool expert_measure_a(struct expert_work *w, struct moments *own, struct err *e)
 {
     struct activations a = {.moments = own, .total = counted(w->job)};
 
     moments_init(own, w->job->kernel, w->inner, w->stage.sum);
     w->spread_rows = 0;
-    if (!for_inputs(w, add_a, &a, e))
+    if (!expert_for_inputs(w, add_a, &a, e))
         return false;
     close_spread(w, own);
     return true;
@@ -238,7 +217,7 @@ static double trace(const struct moments *m)
 }
 
 /* The layer's sample through this expert. Sums are scaled, not spread and correlations, which have no scale. */
-static bool measure_prior_a(struct work *w, const struct moments *own, struct moments *prior, struct err *e)
+bool expert_measure_prior_a(struct expert_work *w, const struct moments *own, struct moments *prior, struct err *e)
 {
     const struct expert_layer *layer = w->job->layer;
     struct activations a = {.moments = prior, .total = layer->sample_tokens};
@@ -271,7 +250,7 @@ static void note_input(struct expert_input *i, const struct calibrated *c, const
     (void)calibrated_text(c, i->text);
 }
 
-static bool round_plainly(struct work *w, enum expert_part part, struct rounded *r, struct err *e)
+static bool round_plainly(struct expert_work *w, enum expert_part part, struct rounded *r, struct err *e)
 {
     struct transform t = transform_of(w->job, part);
     const struct coded *from = &w->job->mlp[part];
@@ -288,7 +267,7 @@ static const char *part_name(enum expert_part part)
 }
 
 /* Matrices [first, last] of one input; own may be NULL when none of them is calibrated. */
-static bool round_parts(struct work *w, enum expert_part first, enum expert_part last, const struct moments *own,
+static bool round_parts(struct expert_work *w, enum expert_part first, enum expert_part last, const struct moments *own,
                         const struct moments *prior, struct expert_result *result, struct err *e)
 {
     enum method made = METHOD_COUNT;
@@ -311,25 +290,30 @@ static bool round_parts(struct work *w, enum expert_part first, enum expert_part
     return true;
 }
 
+bool expert_is_starved(const struct expert_job *job)
+{
+    return job->tokens < EXPERT_STARVED && job->layer->sample_tokens > 0;
+}
+
 bool expert_round(const struct expert_job *job, const struct coded out[EXPERT_PARTS], void *memory,
                   struct expert_result *result, struct err *e)
 {
     struct scratch s = {.base = memory};
     struct moments own, prior;
-    struct work w;
+    struct expert_work w;
     bool wide = method_is_calibrated(job->to[EXPERT_GATE].method) || method_is_calibrated(job->to[EXPERT_UP].method);
-    bool starved = job->tokens < EXPERT_STARVED && job->layer->sample_tokens > 0;
+    bool starved = expert_is_starved(job);
 
-    place(&w, job, &s);
+    expert_place(&w, job, scratch_bytes(job), &s);
     w.out = out;
     *result = (struct expert_result){0};
-    if (wide && !measure_x(&w, &own, e))
+    if (wide && !expert_measure_x(&w, &own, e))
         return false;
     if (!round_parts(&w, EXPERT_GATE, EXPERT_UP, wide ? &own : NULL, job->layer->prior, result, e))
         return false;
     if (!method_is_calibrated(job->to[EXPERT_DOWN].method))
         return round_parts(&w, EXPERT_DOWN, EXPERT_DOWN, NULL, NULL, result, e);
-    if (!measure_a(&w, &own, e) || (starved && !measure_prior_a(&w, &own, &prior, e)))
+    if (!expert_measure_a(&w, &own, e) || (starved && !expert_measure_prior_a(&w, &own, &prior, e)))
         return false;
     return round_parts(&w, EXPERT_DOWN, EXPERT_DOWN, &own, starved ? &prior : NULL, result, e);
 }
