@@ -390,7 +390,7 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     for (size_t i = 0; i < o->drop_count; i++)
         m.drops[m.drop_count++] = (struct manifest_drop){.tensor = o->drops[i].name, .why = o->drops[i].why};
     bool ok =
-        !options->proofs || proof_make(&options->proofs[o - p->outputs], s, &options->fingerprint, l->arena, &m, e);
+        !options->proofs || proof_make(&options->proofs[o - p->outputs], p, s, &options->fingerprint, l->arena, &m, e);
     manifest_write(&text, &m);
     ok = ok && write_text(s, MANIFEST_NAME, &text, NULL, e);
     buf_release(&text);

@@ -12,8 +12,8 @@
 #include "formats/base/err.h"
 
 struct bundle_options {
-    const char *base_model;     /* for the card's front matter, or NULL */
-    const struct proof *proofs; /* one for each output; NULL: no fingerprint, and no word about it */
+    const char *base_model; /* for the card's front matter, or NULL */
+    struct proof *proofs;   /* one for each output; NULL: no fingerprint, and no word about it */
     struct fingerprint_options fingerprint;
 };
 

@@ -38,6 +38,7 @@ static bool watch_expert(struct calibrate *c, const struct calibrate_room *room,
                              .mlp = mlp,
                              .options = calibrate_method(),
                              .tokens = call ? call->count : 0,
+                             .weights = call ? call->weights : NULL,
                              .cap = (uint64_t)MOMENTS_CAP_PER_COL * mlp[MLP_GATE].cols,
                              .inputs = read_inputs,
                              .ctx = (void *)(uintptr_t)call};

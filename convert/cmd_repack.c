@@ -45,6 +45,8 @@ static const struct opt opts[] = {
      "discard an unfinished run in DST instead of going on with it", 0, 0},
     {"no-fingerprint", 0, OPT_FLAG, &options.run.no_fingerprint, NULL, "do not run the bundle before it is published", 0,
      0},
+    {"no-proof", 0, OPT_FLAG, &options.run.no_proof, NULL,
+     "with --renumber: do not prove that the function is the same", 0, 0},
     {"dry-run", 'n', OPT_FLAG, &options.run.dry_run, NULL, "print the plan and what it gains, and write nothing", 0, 0},
     {"json", 0, OPT_FLAG, &options.run.json, NULL, "print the plan or the result as JSON", 0, 0},
     {"keep-unknown", 0, OPT_FLAG, &options.run.keep_unknown, NULL, "copy tensors of unknown role as they are", 0, 0},

@@ -86,11 +86,14 @@ static void note_plan(const struct plan *p)
     }
 }
 
-static void note_proofs(const struct plan *p, const struct proof *proofs, bool left_out)
+static void note_proofs(const struct conversion *c, const struct plan *p, const struct proof *proofs)
 {
-    for (size_t o = 0; o < p->output_count && !left_out; o++)
+    for (size_t o = 0; o < p->output_count && !c->no_fingerprint; o++) {
         if (proofs[o].why_not)
             log_note("there will be no fingerprint in '%s': %s", p->outputs[o].dir, proofs[o].why_not);
+        if (proofs[o].renumbering && proofs[o].why_unproved && !c->no_proof)
+            log_note("that the renumbered model is the same function will not be proved: %s", proofs[o].why_unproved);
+    }
 }
 
 /* config.json is made before the first weight is read: what cannot be said there fails now. */
@@ -108,7 +111,8 @@ static bool check_configs(const struct plan *p, struct err *e)
 
 /* ---- results ---- */
 
-static void print_output(const struct plan *p, size_t output, const struct run_result *result)
+static void print_output(const struct plan *p, size_t output, const struct run_result *result,
+                         const struct proof *proof)
 {
     struct arena a = {0};
     struct summary s;
@@ -123,6 +127,8 @@ static void print_output(const struct plan *p, size_t output, const struct run_r
            o->shard_count == 1 ? "" : "s");
     if (p->report && output == 0)
         printf("%s", p->report);
+    if (proof)
+        plan_print_proved(proof);
     arena_release(&a);
 }
 
@@ -139,15 +145,18 @@ static void print_coverage(const struct plan *p, const struct plan_output *o, co
     arena_release(&a);
 }
 
-static void print_results(const struct conversion *c, const struct plan *p, const struct run_result *results)
+/* proofs: NULL, when it was an earlier run that made them. */
+static void print_results(const struct conversion *c, const struct plan *p, const struct run_result *results,
+                          const struct proof *proofs)
 {
     for (size_t o = 0; o < p->output_count; o++) {
+        const struct proof *proof = proofs ? &proofs[o] : NULL;
         if (c->json)
-            plan_print_json(p, o, &results[o], NULL, NULL, NULL, 0);
+            plan_print_json(p, o, &results[o], proof, NULL, NULL, 0);
         else {
             if (results[o].calibrated)
                 print_coverage(p, &p->outputs[o], &results[o]);
-            print_output(p, o, &results[o]);
+            print_output(p, o, &results[o], proof);
         }
     }
 }
@@ -158,11 +167,11 @@ struct work {
     struct stage *stages; /* one per output */
     struct run_result *results;
     struct journal journal;
-    const struct proof *proofs; /* one per output */
-    uint64_t fixed_bytes;       /* of tables, which stay while the proof is made */
-    bool found;                 /* an earlier run's journal */
-    bool opened;                /* and it, or a new one, is ours */
-    bool converted;             /* every weight is made: what is wrong from here on costs none of it */
+    struct proof *proofs; /* one per output */
+    uint64_t fixed_bytes; /* of tables, which stay while the proof is made */
+    bool found;           /* an earlier run's journal */
+    bool opened;          /* and it, or a new one, is ours */
+    bool converted;       /* every weight is made: what is wrong from here on costs none of it */
 };
 
 /* A stage holds shards, whole and partial, and what is made anew from them at the end of each run. */
@@ -311,7 +320,7 @@ static bool worth_keeping(const struct plan *p, const struct work *w, const stru
     return w->stages[0].publishing || w->converted || (w->journal.jobs_durable > 0 && not_the_input);
 }
 
-static bool convert(const struct conversion *c, struct plan *p, const struct proof *proofs, uint64_t fixed_bytes,
+static bool convert(const struct conversion *c, struct plan *p, struct proof *proofs, uint64_t fixed_bytes,
                     struct err *e)
 {
     struct work w = {
@@ -324,7 +333,7 @@ static bool convert(const struct conversion *c, struct plan *p, const struct pro
     bool keep = !ok && worth_keeping(p, &w, e);
 
     if (ok)
-        print_results(c, p, w.results);
+        print_results(c, p, w.results, proofs);
     else if (keep && w.opened)
         log_note("%zu of %zu jobs are safe; the same command goes on from there", w.journal.jobs_durable, p->job_count);
     journal_close(&w.journal);
@@ -341,7 +350,7 @@ static bool dry_run(const struct conversion *c, const struct plan *p, const stru
     if (!estimate_plan(&estimate, p, size->threads, e))
         return false;
     for (size_t o = 0; o < p->output_count; o++)
-        estimate_add_read(&estimate, proofs[o].cost.read_bytes);
+        estimate_add_read(&estimate, proofs[o].cost.read_bytes + proofs[o].renumbering_cost.read_bytes);
     for (size_t o = 0; o < p->output_count; o++) {
         if (c->json)
             plan_print_json(p, o, NULL, &proofs[o], size, &estimate, space_peak(p, o, c->delete_source));
@@ -379,7 +388,7 @@ static bool end_finished(const struct conversion *c, struct plan *p, const struc
     log_note("'%s' is whole: the run before this one had ended but for its last steps", p->outputs[0].dir);
     if (!finished_end(p, c->delete_source, e))
         return false;
-    print_results(c, p, results);
+    print_results(c, p, results, NULL);
     return true;
 }
 
@@ -390,11 +399,12 @@ bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
 
     if (!check_configs(p, e) || !bundle_check_side_files(p, e) || !run_size(p, &run, &size, e))
         return false;
-    const struct proof *proofs = proofs_plan(p, (unsigned)c->threads, !c->no_fingerprint);
+    const struct proof_wishes wishes = {.no_fingerprint = c->no_fingerprint, .no_proof = c->no_proof};
+    struct proof *proofs = proofs_plan(p, (unsigned)c->threads, &wishes);
     if (!proofs_check_memory(proofs, p->output_count, c->memory_bytes, size.fixed_bytes, e))
         return false;
     note_plan(p);
-    note_proofs(p, proofs, c->no_fingerprint);
+    note_proofs(c, p, proofs);
     if (c->dry_run)
         return dry_run(c, p, proofs, &size, e);
     if (finished_is_here(p->outputs[0].dir) && !c->restart) {

@@ -18,7 +18,7 @@
 struct conversion {
     uint64_t threads, memory_bytes, shard_bytes;
     bool force, restart, dry_run, json, quiet, verbose, keep_shards, hash_source, delete_source, allow_unfused,
-        keep_unknown, no_fingerprint;
+        keep_unknown, no_fingerprint, no_proof;
     const char *base_model;
     const char *doing;                  /* for the progress line; NULL: "converting" */
     struct opt_list also;               /* "RECIPE:DIR" */

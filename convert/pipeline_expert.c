@@ -58,6 +58,7 @@ static bool round_expert(struct pipeline *p, struct expert_room *room, const uin
 
     job.layer = &layer;
     job.tokens = c ? c->count : 0;
+    job.weights = c ? c->weights : NULL;
     job.inputs = read_inputs;
     job.ctx = (void *)c; /* only read */
     if (o->starved_fails && job.tokens < o->min_tokens)

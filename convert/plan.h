@@ -114,6 +114,8 @@ struct plan {
     size_t job_count;
     uint64_t read_bytes, write_bytes;                      /* over all jobs: tensor data */
     size_t in_bytes_max, out_bytes_max, scratch_bytes_max; /* of one job; buffers and scratch are sized by these */
+
+    const struct expert_numbers *renumbering; /* of routed experts; NULL: they keep their numbers */
 };
 
 struct plan_target {

@@ -51,6 +51,40 @@ static void print_proof(const struct proof *proof)
                bytes_text((double)proof->cost.memory_bytes, memory));
 }
 
+static void print_renumbering(const struct proof *proof)
+{
+    char bytes[BYTES_TEXT], memory[BYTES_TEXT];
+
+    if (!proof->renumbering)
+        return;
+    if (proof->why_unproved)
+        printf("proof    none that the function is the same: %s\n", proof->why_unproved);
+    else
+        printf("proof    %" PRIu64
+               " bytes (%s) of source and output, read to prove that the function is the same, in %s of memory\n",
+               proof->renumbering_cost.read_bytes, bytes_text((double)proof->renumbering_cost.read_bytes, bytes),
+               bytes_text((double)proof->renumbering_cost.memory_bytes, memory));
+}
+
+void plan_print_proved(const struct proof *proof)
+{
+    const struct renumbering_proof *r = &proof->proved;
+
+    if (!proof->renumbering)
+        return;
+    if (r->positions == 0) {
+        printf("proof    none that the function is the same: %s\n", proof->why_unproved);
+        return;
+    }
+    printf("proof    %" PRIu64 " of %" PRIu64
+           " chosen experts map one to one, and a layer's output is at most %.1e from "
+           "the source's, given its states\n",
+           r->mapped, r->choices, r->layer_error);
+    printf("         run by itself: %" PRIu64 " of %" PRIu64
+           " map; logits of %zu positions at most %.1e apart, KL %.1e in the mean, %.1e at most\n",
+           r->own, r->own_choices, r->positions, r->logit_delta, r->kl, r->kl_max);
+}
+
 void plan_print(const struct plan *p, size_t output, const struct proof *proof, const struct run_size *size,
                 const struct estimate *estimate, uint64_t disk_bytes, bool verbose)
 {
@@ -71,6 +105,7 @@ void plan_print(const struct plan *p, size_t output, const struct proof *proof, 
            bytes_text((double)p->read_bytes, read));
     printf("work     %zu jobs on %u thread%s\n", p->job_count, size->threads, size->threads == 1 ? "" : "s");
     print_proof(proof);
+    print_renumbering(proof);
     printf("memory   %" PRIu64 " bytes at most (%s)\n", size->total_bytes,
            bytes_text((double)size->total_bytes, memory));
     printf("disk     %s at the peak, in '%s'\n", bytes_text((double)disk_bytes, bytes), o->dir);
@@ -130,6 +165,34 @@ static void put_proof(struct json_writer *w, const struct proof *proof)
     json_end(w, '}');
 }
 
+static void put_proved(struct json_writer *w, const struct renumbering_proof *r)
+{
+    json_put_u64(w, "positions", r->positions);
+    json_put_u64(w, "choices", r->choices);
+    json_put_u64(w, "choices_mapped", r->mapped);
+    json_put_double(w, "layer_error", r->layer_error);
+    json_put_u64(w, "own_choices", r->own_choices);
+    json_put_u64(w, "own_choices_mapped", r->own);
+    json_put_double(w, "logit_delta", r->logit_delta);
+    json_put_double(w, "kl", r->kl);
+    json_put_double(w, "kl_max", r->kl_max);
+}
+
+/* What it will cost, or has shown. */
+static void put_renumbering(struct json_writer *w, const struct proof *proof)
+{
+    json_begin_object(w, "renumbering_proof");
+    if (proof->why_unproved) {
+        json_put_string(w, "none", proof->why_unproved);
+    } else if (proof->proved.positions > 0) {
+        put_proved(w, &proof->proved);
+    } else {
+        json_put_u64(w, "read_bytes", proof->renumbering_cost.read_bytes);
+        json_put_u64(w, "memory_bytes", proof->renumbering_cost.memory_bytes);
+    }
+    json_end(w, '}');
+}
+
 void plan_print_json(const struct plan *p, size_t output, const struct run_result *result, const struct proof *proof,
                      const struct run_size *size, const struct estimate *estimate, uint64_t disk_bytes)
 {
@@ -147,10 +210,12 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
     json_put_u64(&w, "tensor_bytes", o->tensor_bytes);
     json_put_u64(&w, "read_bytes", p->read_bytes);
     json_put_u64(&w, "jobs", p->job_count);
-    if (proof && proof->why_not)
+    if (!result && proof && proof->why_not)
         json_put_string(&w, "no_fingerprint", proof->why_not);
-    else if (proof)
+    else if (!result && proof)
         put_proof(&w, proof);
+    if (proof && proof->renumbering)
+        put_renumbering(&w, proof);
     if (size) {
         json_put_u64(&w, "threads", size->threads);
         json_put_u64(&w, "memory_bytes", size->total_bytes);

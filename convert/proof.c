@@ -4,7 +4,8 @@
 
 #include "formats/base/file.h"
 
-#define LEFT_OUT "left out by --no-fingerprint"
+#define LEFT_OUT       "left out by --no-fingerprint"
+#define PROOF_LEFT_OUT "left out by --no-proof"
 
 /* ---- before ---- */
 
@@ -34,39 +35,60 @@ static void foresee(struct source *s, const struct plan *p, const struct plan_ou
     }
 }
 
-static const char *plan_output(struct plan *p, const struct plan_output *o, unsigned threads,
-                               struct fingerprint_cost *cost)
+/* The same reason for both, where it is the forward pass that is not possible. */
+static void plan_output(struct plan *p, const struct plan_output *o, unsigned threads,
+                        const struct proof_wishes *wishes, struct proof *proof)
 {
     struct source foreseen;
     struct err e = {0};
 
-    if (o->no_index)
-        return "the files are not a checkpoint together";
+    proof->renumbering = p->renumbering;
+    if (wishes->no_fingerprint || o->no_index) {
+        proof->why_not = proof->why_unproved =
+            wishes->no_fingerprint ? LEFT_OUT : "the files are not a checkpoint together";
+        return;
+    }
     foresee(&foreseen, p, o);
-    bool possible = fingerprint_cost(cost, &foreseen, threads, &e);
+    if (!fingerprint_cost(&proof->cost, &foreseen, threads, &e))
+        proof->why_not = arena_strdup(&p->arena, e.text);
+    if (wishes->no_proof)
+        proof->why_unproved = PROOF_LEFT_OUT;
+    else if (p->renumbering && !renumbering_cost(&proof->renumbering_cost, p->source, &foreseen, threads, &e))
+        proof->why_unproved = arena_strdup(&p->arena, e.text);
     weights_release(&foreseen.weights);
-    return possible ? NULL : arena_strdup(&p->arena, e.text);
 }
 
-struct proof *proofs_plan(struct plan *p, unsigned threads, bool wanted)
+struct proof *proofs_plan(struct plan *p, unsigned threads, const struct proof_wishes *wishes)
 {
     struct proof *proofs = arena_array(&p->arena, p->output_count, sizeof *proofs);
 
     for (size_t o = 0; o < p->output_count; o++)
-        proofs[o].why_not = wanted ? plan_output(p, &p->outputs[o], threads, &proofs[o].cost) : LEFT_OUT;
+        plan_output(p, &p->outputs[o], threads, wishes, &proofs[o]);
     return proofs;
+}
+
+static bool check_memory(const struct fingerprint_cost *cost, const char *what, const char *option,
+                         uint64_t memory_bytes, uint64_t fixed_bytes, struct err *e)
+{
+    uint64_t need = cost->memory_bytes + fixed_bytes;
+
+    return need <= memory_bytes ||
+           err_set(e, ERR_LIMIT, "--memory %llu is less than the %llu bytes that %s needs; %s leaves it out",
+                   (unsigned long long)memory_bytes, (unsigned long long)need, what, option);
 }
 
 bool proofs_check_memory(const struct proof *proofs, size_t count, uint64_t memory_bytes, uint64_t fixed_bytes,
                          struct err *e)
 {
     for (size_t o = 0; o < count && memory_bytes > 0; o++) {
-        uint64_t need = proofs[o].cost.memory_bytes + fixed_bytes;
-        if (!proofs[o].why_not && need > memory_bytes)
-            return err_set(e, ERR_LIMIT,
-                           "--memory %llu is less than the %llu bytes that the fingerprint's forward pass needs; "
-                           "--no-fingerprint leaves it out",
-                           (unsigned long long)memory_bytes, (unsigned long long)need);
+        const struct proof *p = &proofs[o];
+        if (!p->why_not &&
+            !check_memory(&p->cost, "the fingerprint's forward pass", "--no-fingerprint", memory_bytes, fixed_bytes, e))
+            return false;
+        if (p->renumbering && !p->why_unproved &&
+            !check_memory(&p->renumbering_cost, "the proof of the renumbering", "--no-proof", memory_bytes, fixed_bytes,
+                          e))
+            return false;
     }
     return true;
 }
@@ -88,8 +110,17 @@ static bool take_published(struct stage *stage, struct arena *a, struct manifest
     return true;
 }
 
-bool proof_make(const struct proof *proof, struct stage *stage, const struct fingerprint_options *o, struct arena *a,
-                struct manifest *m, struct err *e)
+static bool prove_renumbering(struct proof *proof, const struct plan *p, const struct source *made,
+                              const struct fingerprint_options *o, struct err *e)
+{
+    if (!proof->renumbering || proof->why_unproved)
+        return true;
+    return renumbering_prove(&proof->proved, p->source, made, proof->renumbering, o, e) ||
+           err_in(e, "the renumbered model is not proved, and not published (--no-proof does not try)");
+}
+
+bool proof_make(struct proof *proof, const struct plan *p, struct stage *stage, const struct fingerprint_options *o,
+                struct arena *a, struct manifest *m, struct err *e)
 {
     struct source made = {0};
 
@@ -100,7 +131,9 @@ bool proof_make(const struct proof *proof, struct stage *stage, const struct fin
         return true;
     if (!source_open(&made, stage->dir, true, e))
         return false;
-    bool ok = fingerprint_make(&m->fingerprint, a, &made, o, e);
+    bool ok = fingerprint_make(&m->fingerprint, a, &made, o, e) ||
+              err_in(e, "the bundle does not run, and is not published (--no-fingerprint does not try)");
+    ok = ok && prove_renumbering(proof, p, &made, o, e);
     source_close(&made);
-    return ok || err_in(e, "the bundle does not run, and is not published (--no-fingerprint does not try)");
+    return ok;
 }

@@ -10,6 +10,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/log.h"
 #include "formats/json.h"
+#include "verify/renumbering.h"
 #include "verify/routing_walk.h"
 
 struct job_facts {
@@ -64,6 +65,8 @@ static bool check_options(const struct repack_options *o, struct err *e)
         return err_set(e, ERR_USAGE, "--align %" PRIu64 " is no power of two", o->align);
     if (o->renumber && order_kind(o) == ORDER_INDEX)
         return err_set(e, ERR_USAGE, "--renumber wants an --order other than index");
+    if (o->run.no_proof && !o->renumber)
+        return err_set(e, ERR_USAGE, "--no-proof goes with --renumber");
     if (o->ep == 0 && (o->nodes > 0 || o->redundant > 0 || o->shard_by_rank))
         return err_set(e, ERR_USAGE, "%s wants --ep",
                        o->nodes > 0       ? "--nodes"
@@ -282,6 +285,19 @@ static void add_report(struct job_facts *j, const struct repack_facts *facts)
     buf_release(&json);
 }
 
+/* What the proof at the end holds the result's choices against. */
+static void add_renumbering(struct job_facts *j)
+{
+    struct expert_numbers *r = arena_alloc(&j->plan.arena, sizeof *r);
+    const uint32_t **was = arena_array(&j->plan.arena, (size_t)arch_layers_stored(&j->source.arch), sizeof *was);
+
+    for (size_t i = 0; i < j->orders.count; i++)
+        was[j->orders.items[i].layer] = j->orders.items[i].experts;
+    *r = (struct expert_numbers){
+        .layers = arch_layers_stored(&j->source.arch), .experts = j->source.arch.experts, .was = was};
+    j->plan.renumbering = r;
+}
+
 static const struct routing_stats *replayed(const struct job_facts *j)
 {
     if (!j->options->run.dry_run)
@@ -322,6 +338,8 @@ static bool open_plan(struct job_facts *j, const char *dst, struct err *e)
         add_texts(j, &facts);
         add_report(j, &facts);
     }
+    if (o->renumber)
+        add_renumbering(j);
     return true;
 }
 

@@ -16,7 +16,7 @@
 
 struct repack_options {
     struct conversion
-        run;            /* threads, memory, shard size, force, restart, dry run, json, quiet, verbose, keep unknown */
+        run; /* threads, memory, shard size, force, restart, dry run, json, quiet, verbose, keep unknown, no proof */
     const char *layout; /* "expert" (also NULL), "expert-aligned" */
     const char *order;  /* "index" (also NULL), "hot", "coactive", or a file */
     const char *stats, *trace;

@@ -39,13 +39,13 @@ struct entry *entry_add(struct entry_list *l, const struct weight *w)
 
 void entry_rename_expert(struct entry_list *l, struct entry *entry, uint64_t expert)
 {
-    entry->weight->name = repack_expert_name(l->arena, entry->weight->name, expert);
-    entry->weight->module = repack_expert_name(l->arena, entry->weight->module, expert);
+    entry->weight->name = arch_expert_name(l->arena, entry->weight->name, expert);
+    entry->weight->module = arch_expert_name(l->arena, entry->weight->module, expert);
     entry->weight->id.module_bytes = (uint32_t)strlen(entry->weight->module);
     entry->weight->id.expert = (int64_t)expert;
     for (enum part part = 0; part < PART_COUNT; part++)
         if (entry->row.parts[part].dtype != DTYPE_NONE)
-            entry->row.parts[part].name = repack_expert_name(l->arena, entry->row.parts[part].name, expert);
+            entry->row.parts[part].name = arch_expert_name(l->arena, entry->row.parts[part].name, expert);
 }
 
 /* ---- model-parallel ranks ---- */

@@ -1,22 +1,10 @@
 /* Names of repacked tensors. Those of DeepSeek's inference code are what its convert.py makes of the published ones
  * (github.com/deepseek-ai/DeepSeek-V3, inference/, and V3.2's for the indexer); its model.py splits by the same
  * dimensions. */
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "convert/repack_plan.h"
-
-char *repack_expert_name(struct arena *a, const char *name, uint64_t expert)
-{
-    static const char mark[] = ".experts.";
-    const char *at = strstr(name, mark);
-
-    if (!at)
-        return arena_strdup(a, name);
-    const char *number = at + strlen(mark), *rest = number + strspn(number, "0123456789");
-    return arena_printf(a, "%.*s%" PRIu64 "%s", (int)(number - name), name, expert, rest);
-}
 
 static const struct {
     const char *hf, *own;

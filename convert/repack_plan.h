@@ -29,8 +29,6 @@ bool repack_plan_open(struct plan *p, const struct source *s, const struct repac
 
 /* ---- names (repack_names.c) ---- */
 
-/* The number behind ".experts." replaced. */
-char *repack_expert_name(struct arena *a, const char *name, uint64_t expert);
 /* A tensor's name in DeepSeek's inference code. */
 char *repack_mp_name(struct arena *a, const char *name);
 /* Along which dimension a matrix of this role is split over ranks there: 0, 1, or -1: each rank has it whole. */

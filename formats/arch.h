@@ -20,11 +20,11 @@ enum arch_quant { QUANT_NONE, QUANT_FP8, QUANT_COMPRESSED_TENSORS, QUANT_OTHER }
 
 struct arch {
     enum arch_family family;
-    const char *model_type;     /* "deepseek_v3", as the file says; in the arena */
-    const char *architecture;   /* architectures[0] or NULL */
-    const char *torch_dtype;    /* "bfloat16" or NULL */
+    const char *model_type;                   /* "deepseek_v3", as the file says; in the arena */
+    const char *architecture;                 /* architectures[0] or NULL */
+    const char *torch_dtype;                  /* "bfloat16" or NULL */
     uint64_t vocab_size, hidden_size, layers; /* layers: without MTP */
-    uint64_t mtp_layers;        /* num_nextn_predict_layers, 0 when absent */
+    uint64_t mtp_layers;                      /* num_nextn_predict_layers, 0 when absent */
     uint64_t heads, q_lora_rank /* 0: one q_proj */, kv_lora_rank;
     uint64_t qk_nope_dim, qk_rope_dim, v_dim;
     uint64_t intermediate_size, moe_intermediate_size;
@@ -42,7 +42,7 @@ struct arch {
     bool yarn_has_mscale, yarn_has_mscale_all_dim;
     uint64_t yarn_original_positions;
     uint64_t max_positions;
-    uint64_t index_topk;        /* V3.2: tokens that its sparse attention keeps; 0: dense attention */
+    uint64_t index_topk; /* V3.2: tokens that its sparse attention keeps; 0: dense attention */
     bool tied_embeddings;
     enum arch_quant quant;
     uint64_t quant_block_rows, quant_block_cols; /* weight_block_size or block_structure; 0 when absent */
@@ -81,10 +81,10 @@ enum role {
     ROLE_EXPERT_DOWN,
     ROLE_ROUTER,
     ROLE_ROUTER_BIAS,
-    ROLE_MTP_PROJ,  /* eh_proj */
-    ROLE_MTP_NORM,  /* enorm, hnorm, shared_head.norm */
-    ROLE_MTP_EMBED, /* repeats the main one */
-    ROLE_MTP_HEAD,  /* shared_head.head */
+    ROLE_MTP_PROJ,        /* eh_proj */
+    ROLE_MTP_NORM,        /* enorm, hnorm, shared_head.norm */
+    ROLE_MTP_EMBED,       /* repeats the main one */
+    ROLE_MTP_HEAD,        /* shared_head.head */
     ROLE_INDEXER_PROJ,    /* V3.2: wq_b, wk */
     ROLE_INDEXER_WEIGHTS, /* V3.2: weights_proj, never quantized */
     ROLE_ROPE_CACHE,      /* rotary_emb.inv_freq: stale junk, dropped with a note */
@@ -104,15 +104,15 @@ enum role role_find(const char *name); /* by .name; ROLE_COUNT: no such role */
 
 /* Which part of its weight a tensor is, from the name's ending. */
 enum name_part {
-    NAME_WEIGHT,        /* .weight, or a bare parameter such as e_score_correction_bias */
-    NAME_BIAS,          /* .bias */
-    NAME_SCALE_INV,     /* .weight_scale_inv */
-    NAME_SCALE,         /* .weight_scale */
-    NAME_PACKED,        /* .weight_packed */
-    NAME_SHAPE,         /* .weight_shape */
-    NAME_ZERO_POINT,    /* .weight_zero_point */
-    NAME_G_IDX,         /* .weight_g_idx */
-    NAME_INPUT_SCALE,   /* .input_scale */
+    NAME_WEIGHT,      /* .weight, or a bare parameter such as e_score_correction_bias */
+    NAME_BIAS,        /* .bias */
+    NAME_SCALE_INV,   /* .weight_scale_inv */
+    NAME_SCALE,       /* .weight_scale */
+    NAME_PACKED,      /* .weight_packed */
+    NAME_SHAPE,       /* .weight_shape */
+    NAME_ZERO_POINT,  /* .weight_zero_point */
+    NAME_G_IDX,       /* .weight_g_idx */
+    NAME_INPUT_SCALE, /* .input_scale */
 };
 
 struct tensor_id {
@@ -120,11 +120,15 @@ struct tensor_id {
     enum name_part part;
     int64_t layer;  /* -1: none */
     int64_t expert; /* -1: none */
-    uint32_t module_bytes; /* length of the module's name: the part before ".weight..."; a bare parameter's whole name */
+    uint32_t
+        module_bytes; /* length of the module's name: the part before ".weight..."; a bare parameter's whole name */
 };
 /* Fills id; ROLE_UNKNOWN when no row fits. A layer or expert past the config's count is ROLE_UNKNOWN too.
  * Names may carry the prefix "language_model." (Kimi-K2.5). */
 void arch_identify(const struct arch *arch, const char *name, struct tensor_id *id);
+
+/* A name with another number behind ".experts."; without such a part the same name. */
+char *arch_expert_name(struct arena *a, const char *name, uint64_t expert);
 
 /* The [rows, cols] that config.json promises for a weight of this role; false: not a matrix, or not known. */
 bool arch_shape(const struct arch *arch, enum role role, uint64_t *rows, uint64_t *cols);

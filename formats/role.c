@@ -1,6 +1,7 @@
 /* Names. A name is read as [language_model.][model.layers.N.]MODULE[.PART]; the
  * module is then looked up in one table. Rows stand in the order of how often
  * they are hit: nine names in ten are a routed expert's. */
+#include <inttypes.h>
 #include <string.h>
 
 #include "formats/arch.h"
@@ -260,4 +261,15 @@ uint64_t arch_length(const struct arch *a, enum role role, const char *module)
     if (strstr(module, ".self_attn.q_a_layernorm"))
         return a->q_lora_rank;
     return strstr(module, ".self_attn.kv_a_layernorm") ? a->kv_lora_rank : a->hidden_size;
+}
+
+char *arch_expert_name(struct arena *a, const char *name, uint64_t expert)
+{
+    static const char mark[] = ".experts.";
+    const char *at = strstr(name, mark);
+
+    if (!at)
+        return arena_strdup(a, name);
+    const char *number = at + strlen(mark), *rest = number + strspn(number, "0123456789");
+    return arena_printf(a, "%.*s%" PRIu64 "%s", (int)(number - name), name, expert, rest);
 }

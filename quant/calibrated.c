@@ -35,7 +35,9 @@ static const char *const reason_texts[REASON_COUNT] = {
 struct calibrated_options calibrated_defaults(enum method method)
 {
     return (struct calibrated_options){
-        .method = method, .shrink = {.mu = SHRINK_MU, .pseudo_tokens = SHRINK_PSEUDO_TOKENS}, .check_rows = LOSS_ROWS};
+        .method = method,
+        .shrink = {.mu = SHRINK_MU, .mu_alone = SHRINK_MU_ALONE, .pseudo_tokens = SHRINK_PSEUDO_TOKENS},
+        .check_rows = LOSS_ROWS};
 }
 
 /* ---- an input ---- */

@@ -48,7 +48,7 @@ struct calibrated_options {
     struct shrink_options shrink;
     uint64_t check_rows; /* rows per matrix whose loss is measured (quant/loss.h); 0: all */
 };
-/* What recipes mean by a method: mu 2, 32 pseudo tokens, 32 rows checked. */
+/* What recipes mean by a method: mu and pseudo tokens of quant/shrink.h, 32 rows checked. */
 struct calibrated_options calibrated_defaults(enum method method);
 
 /* An input. Borrows the moments and the memory. */

@@ -1,5 +1,6 @@
 #include "quant/expert.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "quant/decode.h"
@@ -64,6 +65,7 @@ void expert_place(struct expert_work *w, const struct expert_job *job, size_t sc
     w->gate = scratch_take(s, EXPERT_CHUNK * inner * sizeof *w->gate);
     w->up = scratch_take(s, EXPERT_CHUNK * inner * sizeof *w->up);
     w->spread = scratch_take(s, EXPERT_SPREAD_TOKENS * inner * sizeof *w->spread);
+    w->factor = scratch_take(s, EXPERT_CHUNK * sizeof *w->factor);
     w->scratch = scratch_take(s, scratch);
 }
 
@@ -99,6 +101,11 @@ size_t expert_place_output(const struct expert_job *job, struct coded out[EXPERT
 
 /* ---- inputs ---- */
 
+static float factor_of(const struct expert_work *w, double weight)
+{
+    return (float)sqrt(w->share + w->rest * weight * weight);
+}
+
 /* The tokens that count, of [first, first + count), moved together in x; their number. */
 static bool read_inputs(struct expert_work *w, size_t first, size_t count, size_t *kept, struct err *e)
 {
@@ -112,6 +119,7 @@ static bool read_inputs(struct expert_work *w, size_t first, size_t count, size_
             continue;
         if (*kept != t)
             memcpy(w->x + *kept * w->hidden, w->x + t * w->hidden, w->hidden * sizeof *w->x);
+        w->factor[*kept] = w->even ? 1 : factor_of(w, (double)job->weights[first + t]);
         ++*kept;
     }
     return true;
@@ -128,9 +136,18 @@ bool expert_for_inputs(struct expert_work *w, expert_over *each, void *ctx, stru
     return true;
 }
 
+/* Rows of the tokens in w->x. */
+static void weigh(const struct expert_work *w, float *rows, size_t cols, size_t tokens)
+{
+    for (size_t t = 0; t < tokens && !w->even; t++)
+        for (size_t c = 0; c < cols; c++)
+            rows[t * cols + c] = rows[t * cols + c] * w->factor[t];
+}
+
 static bool add_x(struct expert_work *w, const float *x, size_t tokens, void *ctx, struct err *e)
 {
     (void)e;
+    weigh(w, w->x, w->hidden, tokens); /* which x is */
     moments_add(ctx, x, w->hidden, tokens, 1, w->scratch);
     return true;
 }
@@ -138,6 +155,7 @@ static bool add_x(struct expert_work *w, const float *x, size_t tokens, void *ct
 static bool spread_x(struct expert_work *w, const float *x, size_t tokens, void *ctx, struct err *e)
 {
     (void)e;
+    weigh(w, w->x, w->hidden, tokens); /* which x is */
     moments_spread(ctx, x, w->hidden, tokens, w->scratch);
     return true;
 }
@@ -167,6 +185,7 @@ static bool add_a(struct expert_work *w, const float *x, size_t tokens, void *ct
 
     if (!expert_activate(w, x, tokens, e))
         return false;
+    weigh(w, w->gate, w->inner, tokens);
     for (size_t t = 0; t < tokens; t++)
         if (moments_takes(a->moments->tokens + t, a->total, EXPERT_SPREAD_TOKENS))
             memcpy(w->spread + w->spread_rows++ * w->inner, w->gate + t * w->inner, w->inner * sizeof *w->gate);
@@ -187,8 +206,26 @@ static void close_spread(struct expert_work *w, struct moments *m)
 
 /* ---- the two inputs ---- */
 
+/* For the input, of `cols` columns, of matrices [first, last]. */
+static void set_weights(struct expert_work *w, enum expert_part first, enum expert_part last, size_t cols)
+{
+    const struct expert_job *job = w->job;
+    double n = (double)counted(job), sum = 0;
+
+    w->even = !job->weights || n <= 2 * (double)cols;
+    for (enum expert_part part = first; part <= last; part++)
+        w->even |= job->to[part].method == METHOD_GPTQ;
+    for (uint64_t t = 0; t < job->tokens && !w->even; t++)
+        if (moments_takes(t, job->tokens, job->cap))
+            sum += (double)job->weights[t] * (double)job->weights[t];
+    w->even |= !(sum > 0);
+    w->share = 2 * (double)cols / n;
+    w->rest = (1 - w->share) * n / sum;
+}
+
 bool expert_measure_x(struct expert_work *w, struct moments *own, struct err *e)
 {
+    set_weights(w, EXPERT_GATE, EXPERT_UP, w->hidden);
     moments_init(own, w->job->kernel, w->hidden, w->stage.sum);
     if (!expert_for_inputs(w, add_x, own, e))
         return false;
@@ -199,6 +236,7 @@ bool expert_measure_a(struct expert_work *w, struct moments *own, struct err *e)
 {
     struct activations a = {.moments = own, .total = counted(w->job)};
 
+    set_weights(w, EXPERT_DOWN, EXPERT_DOWN, w->inner);
     moments_init(own, w->job->kernel, w->inner, w->stage.sum);
     w->spread_rows = 0;
     if (!expert_for_inputs(w, add_a, &a, e))
@@ -223,6 +261,7 @@ bool expert_measure_prior_a(struct expert_work *w, const struct moments *own, st
     struct activations a = {.moments = prior, .total = layer->sample_tokens};
 
     moments_init(prior, w->job->kernel, w->inner, w->stage.prior_sum);
+    w->even = true;
     w->spread_rows = 0;
     for (size_t t = 0; t < layer->sample_tokens; t += EXPERT_CHUNK) {
         size_t left = layer->sample_tokens - t, count = left < EXPERT_CHUNK ? left : EXPERT_CHUNK;

@@ -18,6 +18,9 @@ struct expert_work {
     float *x;           /* [EXPERT_CHUNK][hidden] */
     float *gate, *up;   /* [EXPERT_CHUNK][inner] */
     float *spread;      /* [EXPERT_SPREAD_TOKENS][inner] */
+    float *factor;      /* [EXPERT_CHUNK] sqrt(omega) of the tokens in x */
+    bool even;          /* every omega is 1 */
+    double share, rest; /* omega = share + rest w^2 */
     size_t spread_rows; /* in it */
     void *scratch;
     struct calibrated calibrated;

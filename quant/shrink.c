@@ -141,17 +141,18 @@ bool shrink_moments(struct shrunk *s, const struct moments *own, const struct mo
                     const struct shrink_options *o, void *memory)
 {
     struct norms norms = {0};
-    double v1, both, keep;
+    double v1, both, keep, mu;
 
     if (prior && prior->tokens == 0)
         prior = NULL;
+    mu = prior ? o->mu : o->mu_alone;
     place(s, own, prior, memory);
     if (!set_variances(s, o->pseudo_tokens))
         return false;
     for (size_t i = 0; i < own->cols; i++)
         add_row(s, i, &norms);
     s->noise = noise_of(own, norms.own);
-    s->to_prior = prior ? intensity(o->mu, s->noise, norms.apart, 1) : 0;
+    s->to_prior = prior ? intensity(mu, s->noise, norms.apart, 1) : 0;
     keep = 1 - s->to_prior;
     v1 = keep > 0 ? keep * keep * s->noise : 0;
     if (prior)
@@ -159,7 +160,7 @@ bool shrink_moments(struct shrunk *s, const struct moments *own, const struct mo
     /* |C1|^2, by the norms: the mixed term is (own + prior - apart) / 2. */
     both = keep * keep * norms.own + s->to_prior * s->to_prior * norms.prior +
            keep * s->to_prior * (norms.own + norms.prior - norms.apart);
-    s->to_diagonal = intensity(o->mu, v1, both, TO_DIAGONAL_MAX);
+    s->to_diagonal = intensity(mu, v1, both, TO_DIAGONAL_MAX);
     s->diagonal = (float)(1 + DIAGONAL_EXTRA);
     set_parts(s);
     return true;

@@ -203,8 +203,8 @@ static bool add_channels(struct expert_work *w, const float *x, size_t tokens, v
 /* x, gate and up are all it wants of an expert's memory. */
 size_t trial_channels_bytes(const struct expert_job *job)
 {
-    return EXPERT_CHUNK * (job->mlp[EXPERT_GATE].cols + 2 * job->mlp[EXPERT_GATE].rows) * sizeof(float) +
-           3 * MEM_ALIGN + channels_scratch(job);
+    return EXPERT_CHUNK * (job->mlp[EXPERT_GATE].cols + 2 * job->mlp[EXPERT_GATE].rows + 1) * sizeof(float) +
+           4 * MEM_ALIGN + channels_scratch(job);
 }
 
 bool trial_channels(const struct expert_job *job, void *memory, struct channels *x, struct channels *a, struct err *e)
@@ -216,9 +216,11 @@ bool trial_channels(const struct expert_job *job, void *memory, struct channels 
     struct sums sums = {x, a};
 
     all.cap = 0;
+    w.even = true;
     w.x = scratch_take(&s, EXPERT_CHUNK * w.hidden * sizeof *w.x);
     w.gate = scratch_take(&s, EXPERT_CHUNK * w.inner * sizeof *w.gate);
     w.up = scratch_take(&s, EXPERT_CHUNK * w.inner * sizeof *w.up);
+    w.factor = scratch_take(&s, EXPERT_CHUNK * sizeof *w.factor);
     w.scratch = scratch_take(&s, channels_scratch(job));
     return expert_for_inputs(&w, add_channels, &sums, e);
 }

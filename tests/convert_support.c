@@ -51,7 +51,7 @@ static bool run_and_publish(struct plan *p, const struct run_options *options, b
                             struct journal *j, struct err *e)
 {
     struct bundle_options bundle = {
-        .proofs = fingerprint ? proofs_plan(p, options->threads, true) : NULL,
+        .proofs = fingerprint ? proofs_plan(p, options->threads, &(struct proof_wishes){0}) : NULL,
         .fingerprint = {.threads = options->threads, .memory_bytes = options->memory_bytes, .quiet = true},
     };
     struct run_result *results = run_results_new(p);

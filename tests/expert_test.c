@@ -127,6 +127,17 @@ static float *activations(const struct scene *s, size_t tokens)
     return a;
 }
 
+/* Rows times sqrt(omega), by the formula of quant/expert.h. */
+static void weigh(float *rows, size_t tokens, size_t cols, const float *weights, double mean_square)
+{
+    double even = fmin(1, 2.0 * (double)cols / (double)tokens);
+
+    for (size_t t = 0; t < tokens; t++)
+        for (size_t c = 0; c < cols; c++)
+            rows[t * cols + c] *=
+                (float)sqrt(even + (1 - even) * (double)weights[t] * (double)weights[t] / mean_square);
+}
+
 TEST(expert, down_is_rounded_against_what_rounded_gate_and_up_give_it)
 {
     enum { TOKENS = 900 };
@@ -184,6 +195,59 @@ TEST(expert, a_hot_one_is_measured_by_as_many_tokens_as_its_cap)
     free(from);
     mem_free(x.sum);
     mem_free(a.sum);
+    scene_drop(&s);
+}
+
+/* Half of the tokens weigh three times as much. With 300 tokens and 160 columns all count alike, with 96 not quite. */
+TEST(expert, tokens_count_by_their_routing_weights_when_there_are_many)
+{
+    static const size_t counts[] = {900, 300};
+
+    for (size_t i = 0; i < 2; i++) {
+        size_t n = counts[i];
+        struct scene s;
+        struct moments x, a;
+        struct err e = {0};
+        float *weights = malloc(n * sizeof *weights), *from;
+
+        ct_case("%zu tokens", n);
+        scene_make(&s, support_best(), n, METHOD_LDLQ, METHOD_LDLQ);
+        for (size_t t = 0; t < n; t++)
+            weights[t] = t % 2 ? 0.75f : 0.25f; /* mean square 0.3125 */
+        s.job.weights = weights;
+        ASSERT_OK(scene_round(&s, &e), e);
+        from = activations(&s, n);
+        weigh(s.x, n, HIDDEN, weights, 0.3125);
+        weigh(from, n, INNER, weights, 0.3125);
+        ldlq_moments(&x, support_best(), s.x, n, HIDDEN);
+        ldlq_moments(&a, support_best(), from, n, INNER);
+        expect_part(&s, EXPERT_GATE, &x, &s.prior);
+        expect_part(&s, EXPERT_UP, &x, &s.prior);
+        expect_part(&s, EXPERT_DOWN, &a, NULL);
+        free(from);
+        free(weights);
+        mem_free(x.sum);
+        mem_free(a.sum);
+        scene_drop(&s);
+    }
+}
+
+TEST(expert, the_textbook_knows_no_routing_weights)
+{
+    enum { TOKENS = 900 };
+    struct scene s;
+    struct moments x;
+    struct err e = {0};
+    float weights[TOKENS];
+
+    scene_make(&s, support_best(), TOKENS, METHOD_GPTQ, METHOD_GPTQ);
+    for (size_t t = 0; t < TOKENS; t++)
+        weights[t] = t % 2 ? 0.75f : 0.25f;
+    s.job.weights = weights;
+    ASSERT_OK(scene_round(&s, &e), e);
+    ldlq_moments(&x, support_best(), s.x, TOKENS, HIDDEN);
+    expect_part(&s, EXPERT_GATE, &x, NULL);
+    mem_free(x.sum);
     scene_drop(&s);
 }
 

@@ -142,7 +142,7 @@ TEST(fingerprint, the_plan_knows_the_cost)
         EXPECT_OK(source_open(&s, dst, true, &e), e);
         EXPECT_OK(fingerprint_cost(&made, &s, 2, &e), e);
         if (e.code == ERR_NONE) {
-            const struct proof *proofs = proofs_plan(&p.plan, 2, true);
+            const struct proof *proofs = proofs_plan(&p.plan, 2, &(struct proof_wishes){0});
             EXPECT_TRUE(proofs[0].why_not == NULL);
             EXPECT_EQ_U64(made.read_bytes, proofs[0].cost.read_bytes);
             EXPECT_EQ_U64(made.memory_bytes, proofs[0].cost.memory_bytes);

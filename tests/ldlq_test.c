@@ -20,7 +20,7 @@ struct made {
 static void make(struct made *f, const struct kernel *k, const struct moments *m, double damp, bool act_order)
 {
     void *scratch = mem_aligned(factor_scratch_bytes(m->cols));
-    struct shrink_options o = {.mu = SHRINK_MU, .pseudo_tokens = SHRINK_PSEUDO_TOKENS};
+    struct shrink_options o = {.mu = SHRINK_MU, .mu_alone = 2, .pseudo_tokens = SHRINK_PSEUDO_TOKENS};
 
     f->shrink_memory = mem_aligned(shrink_bytes(m->cols));
     f->memory = mem_aligned(factor_bytes(m->cols));

@@ -1,6 +1,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "convert/repack_report.h"
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "tests/repack_support.h"
@@ -65,7 +66,7 @@ static const char *new_name(struct arena *a, const struct repacked *r, const cha
     if (!renumber || id.expert < 0)
         return name;
     const struct expert_order *order = expert_orders_find(&r->orders, (uint64_t)id.layer);
-    return repack_expert_name(a, name, order->place[id.expert]);
+    return arch_expert_name(a, name, order->place[id.expert]);
 }
 
 static void expect_rows(const uint8_t *want, const uint8_t *have, uint64_t bytes, const struct expert_order *order,
@@ -243,6 +244,78 @@ TEST(repack, an_expert_is_one_read_and_stands_at_its_place)
         EXPECT_TRUE(r.plan.outputs[0].shard_count > 1);
         expect_contiguous(&r, dst, storages[cases[i].storage].name, cases[i].reads);
         repacked_close(&r);
+        arena_release(&a);
+    }
+}
+
+/* What stands behind an expert's number; NULL: no expert's. */
+static const char *behind_number(const char *name)
+{
+    const char *at = strstr(name, ".mlp.experts.");
+
+    return at ? strchr(at + strlen(".mlp.experts."), '.') : NULL;
+}
+
+/* All gates, all of their scales, all ups and so on, as stacked formats have them: no two parts of an expert touch. */
+static void scatter_experts(struct ckpt_maker *m)
+{
+    for (size_t i = 1; i < m->count; i++)
+        for (size_t k = i; k > 0; k--) {
+            const char *a = behind_number(m->tensors[k - 1].name), *b = behind_number(m->tensors[k].name);
+            struct tensor t = m->tensors[k];
+            void *data = m->data[k];
+            if (!b || (a && strcmp(a, b) <= 0))
+                break;
+            m->tensors[k] = m->tensors[k - 1];
+            m->data[k] = m->data[k - 1];
+            m->tensors[k - 1] = t;
+            m->data[k - 1] = data;
+        }
+}
+
+TEST(repack, three_or_six_reads_of_an_expert_become_one)
+{
+    static const struct {
+        const struct scheme *linear;
+        enum plan_zones zones;
+        double before, after;
+        const char *said;
+    } cases[] = {
+        {&support_bf16, ZONES_EXPERTS, 3, 1, "source   3.00 reads of "},
+        {&support_fp8, ZONES_EXPERTS, 6, 1, "source   6.00 reads of "},
+        {&support_fp8, ZONES_EXPERTS_ALIGNED, 6, 2, "repacked 2.00 reads of "},
+        {&support_kimi_int4, ZONES_EXPERTS, 6, 1, "repacked 1.00 reads of "},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct repack_case c = {.order = {.kind = ORDER_HOT}, .target = {.zones = cases[i].zones}};
+        struct routing_stats none = {.experts_per_token = 1};
+        struct ckpt_maker m = {0};
+        struct expert_map map = {0};
+        struct expert_cost cost;
+        struct repacked r;
+        struct arena a = {0};
+        struct buf text = {0};
+        struct err e = {0};
+        const char *src = path_join(&a, ct_temp_dir(), "src"), *dst = path_join(&a, ct_temp_dir(), "dst");
+
+        ct_case("case %zu, %.0f to %.0f", i, cases[i].before, cases[i].after);
+        ASSERT_OK(dir_make(src, &e), e);
+        ASSERT_TRUE(support_model(&m, cases[i].linear));
+        scatter_experts(&m);
+        ckpt_write(&m, src);
+        ASSERT_OK(support_repack(&r, src, dst, &c, &e), e);
+        expert_map_open(&map, &r.source);
+        expert_map_cost(&map, &none, 1, &cost);
+        EXPECT_NEAR_F64(cases[i].before, cost.reads_per_expert, 1e-9);
+        expect_contiguous(&r, dst, cases[i].said, cases[i].after);
+        struct repack_facts facts = {.plan = &r.plan, .orders = &r.orders, .window_bytes = 1000000, .align = 4096};
+        repack_report_text(&text, &facts);
+        EXPECT_STR_HAS(text.data, cases[i].said);
+        buf_release(&text);
+        expert_map_release(&map);
+        repacked_close(&r);
+        ckpt_release(&m);
         arena_release(&a);
     }
 }

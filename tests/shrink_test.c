@@ -10,7 +10,7 @@
 
 enum { COLS = 70, LAYER = 4000 };
 
-static const struct shrink_options usual = {.mu = SHRINK_MU, .pseudo_tokens = SHRINK_PSEUDO_TOKENS};
+static const struct shrink_options usual = {.mu = 2, .mu_alone = 2, .pseudo_tokens = SHRINK_PSEUDO_TOKENS};
 
 /* The formulas of quant/shrink.h once more, in float64 and without thought for memory. */
 struct plain {
@@ -169,13 +169,18 @@ TEST(shrink, mu_is_how_much_the_noise_counts)
 {
     struct scene s;
     struct shrunk one, two;
-    struct shrink_options half = {.mu = 1, .pseudo_tokens = 32};
+    struct shrink_options half = {.mu = 2, .mu_alone = 1, .pseudo_tokens = 32};
 
     scene_make(&s, 500);
     ASSERT_TRUE(shrink_moments(&one, &s.own, NULL, &half, s.memory));
     ASSERT_TRUE(shrink_moments(&two, &s.own, NULL, &usual, s.memory));
     EXPECT_TRUE(one.to_diagonal > 0);
     EXPECT_NEAR_F64(2, two.to_diagonal / one.to_diagonal, 1e-9);
+    half = (struct shrink_options){.mu = 1, .mu_alone = 2, .pseudo_tokens = 32};
+    ASSERT_TRUE(shrink_moments(&one, &s.own, &s.layer, &half, s.memory));
+    ASSERT_TRUE(shrink_moments(&two, &s.own, &s.layer, &usual, s.memory));
+    EXPECT_TRUE(one.to_prior > 0 && two.to_prior < 1);
+    EXPECT_NEAR_F64(2, two.to_prior / one.to_prior, 1e-9);
     scene_drop(&s);
 }
 

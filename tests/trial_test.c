@@ -93,7 +93,10 @@ TEST(trial, losses_are_those_of_rounding_each_matrix_alone)
 {
     static const size_t tokens[] = {300, 100, 0}; /* many, starved, none */
     const struct scheme schemes[] = {int4(128), int4(32)};
+    float weights[300];
 
+    for (size_t i = 0; i < 300; i++)
+        weights[i] = (float)(i % 7 + 1) / 8;
     for (size_t i = 0; i < 3; i++) {
         struct scene s;
         struct trial t[EXPERT_PARTS];
@@ -102,6 +105,7 @@ TEST(trial, losses_are_those_of_rounding_each_matrix_alone)
         ct_case("%zu tokens", tokens[i]);
         scene_make(&s, tokens[i]);
         s.job.options.check_rows = 0;
+        s.job.weights = weights; /* 300 tokens of 128 columns count by them */
         void *memory = mem_aligned(trial_expert_bytes(&s.job, schemes, 2));
         ASSERT_OK(trial_expert(&s.job, schemes, 2, memory, t, &e), e);
         for (enum expert_part part = 0; part < EXPERT_PARTS; part++)

@@ -176,6 +176,20 @@ struct heads {
     struct context *contexts;       /* of the group */
 };
 
+struct attend attend_of(const struct forward *f)
+{
+    return (struct attend){
+        .crew = &f->crew,
+        .rope = &f->rope,
+        .heads = f->arch->heads,
+        .nope_dim = f->arch->qk_nope_dim,
+        .rope_dim = f->arch->qk_rope_dim,
+        .v_dim = f->arch->v_dim,
+        .query_width = query_width(f),
+        .latent_width = f->arch->kv_lora_rank,
+    };
+}
+
 /* Floats of all rows, or of those that a worker decodes for a head. */
 static size_t room_of(const struct forward *f, const struct weight *w, uint64_t head_rows)
 {
@@ -187,16 +201,7 @@ static void heads_place(struct heads *h, const struct forward *f, const struct l
 {
     const struct arch *a = f->arch;
 
-    h->attend = (struct attend){
-        .crew = &f->crew,
-        .rope = &f->rope,
-        .heads = a->heads,
-        .nope_dim = a->qk_nope_dim,
-        .rope_dim = a->qk_rope_dim,
-        .v_dim = a->v_dim,
-        .query_width = query_width(f),
-        .latent_width = a->kv_lora_rank,
-    };
+    h->attend = attend_of(f);
     place_matrix(f, &h->q_b, l->q_b, s);
     place_matrix(f, &h->kv_b, l->kv_b, s);
     h->q_room = room_of(f, l->q_b, a->qk_nope_dim + a->qk_rope_dim);

@@ -136,6 +136,23 @@ static bool match_models(struct diff_inputs *in, size_t candidate_count, const c
     return ok;
 }
 
+/* Renumbered experts are held against those of ref that they are. */
+static bool find_numbers(struct diff_inputs *in, size_t candidate_count, struct diff_report *r, struct err *e)
+{
+    for (size_t i = 0; i < candidate_count; i++) {
+        if (!expert_numbers_find(&in->numbers[i], &r->arena, in->ref, in->candidates[i], e))
+            return false;
+        size_t layers = expert_numbers_layers(&in->numbers[i]);
+        if (layers > 0)
+            diff_report_note(r,
+                             "'%s': the experts of %zu layer%s have other numbers, as the rows of the router%s tell; "
+                             "they are called by REF's",
+                             in->candidates[i]->checkpoint.path, layers, layers == 1 ? "" : "s",
+                             layers == 1 ? "" : "s");
+    }
+    return true;
+}
+
 /* ---- tokens ---- */
 
 static void batch_of_golden(struct diff_inputs *in)
@@ -196,6 +213,8 @@ bool diff_inputs_open(struct diff_inputs *in, const struct diff_paths *paths, co
         r->text = in->golden.text;
         return true;
     }
+    if (!find_numbers(in, paths->candidate_count, r, e))
+        return false;
     model_line(&in->ref->arch, &line);
     r->model = arena_strdup(&r->arena, line.data);
     buf_release(&line);

@@ -7,6 +7,7 @@
 #include "formats/weight.h"
 #include "verify/corpus.h"
 #include "verify/diff_report.h"
+#include "verify/expert_numbers.h"
 #include "verify/golden.h"
 
 struct diff_paths {
@@ -20,6 +21,7 @@ struct diff_paths {
 struct diff_inputs {
     struct source sources[1 + DIFF_CANDIDATES_MAX]; /* ref, candidates */
     const struct source *ref, *candidates[DIFF_CANDIDATES_MAX];
+    struct expert_numbers numbers[DIFF_CANDIDATES_MAX]; /* by ref's; with ref only */
     struct golden golden;
     bool has_golden;
     struct tokenizer tokenizer; /* ref's, or the first candidate's that has one */

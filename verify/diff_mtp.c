@@ -6,14 +6,6 @@
 #include "verify/diff_walk_private.h"
 #include "verify/mtp.h"
 
-static bool has_mtp(const struct source *s)
-{
-    for (size_t i = 0; i < s->weights.count; i++)
-        if (s->weights.items[i].id.role == ROLE_MTP_PROJ)
-            return s->arch.mtp_layers > 0;
-    return false;
-}
-
 struct drafts {
     const float *logits;
     size_t vocab, row_elems;
@@ -73,7 +65,7 @@ static bool acceptance(struct walk *w, struct diff_side *s, const uint32_t *main
 
 static bool ref_acceptance(struct walk *w, uint32_t *choice, struct err *e)
 {
-    if (!walk_has_ref(w) || !has_mtp(w->job->ref))
+    if (!walk_has_ref(w) || !mtp_is_stored(w->job->ref))
         return true;
     for (size_t t = 0; t < w->tokens; t++)
         choice[t] = w->job->candidate_count ? w->candidates[0].positions[t].top_ref : w->job->record->rows[t].ids[0];
@@ -87,7 +79,7 @@ static bool candidate_acceptance(struct walk *w, size_t i, uint32_t *choice, str
     bool expected =
         !isnan(w->report->ref_mtp_acceptance) || (!walk_has_ref(w) && !isnan(w->job->golden->mtp_acceptance));
 
-    if (!has_mtp(w->job->candidates[i])) {
+    if (!mtp_is_stored(w->job->candidates[i])) {
         if (expected)
             diff_report_note(w->report, "'%s' has no MTP layer", w->job->candidates[i]->checkpoint.path);
         return true;

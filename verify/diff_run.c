@@ -186,8 +186,10 @@ static bool compare(struct diff_report *r, struct diff_inputs *in, const struct 
                            .quiet = o->quiet};
     bool ok = false;
 
-    for (size_t i = 0; i < r->candidate_count; i++)
+    for (size_t i = 0; i < r->candidate_count; i++) {
         job.candidates[i] = in->candidates[i];
+        job.numbers[i] = in->ref ? &in->numbers[i] : NULL;
+    }
     if (o->save_golden)
         record_start(&record, in, r, o);
     if (o->trace && !routing_stats_open(&trace, in->candidates[0], true, e))

@@ -46,6 +46,7 @@ static bool open_candidate(struct walk *w, size_t i, const struct forward_option
 
     if (!side_open(&c->side, w->job->candidates[i], w->job->batch, o, e))
         return false;
+    c->numbers = w->job->numbers[i];
     c->side.trace = i == 0 ? w->job->trace : NULL;
     c->positions = mem_alloc(w->tokens * sizeof *c->positions);
     c->loads = arena_array(&r->arena, r->load_count * r->experts + 1, sizeof *c->loads);
@@ -151,6 +152,12 @@ static void walk_close(struct walk *w)
 
 /* ---- a layer ---- */
 
+static void translate(const struct walk *w, const struct walk_candidate *c, uint64_t layer, uint32_t *chosen)
+{
+    if (c->numbers && c->side.routed)
+        expert_numbers_translate(c->numbers, layer, chosen, w->tokens, w->report->top_k);
+}
+
 /* The errors of a candidate's layer against the reference's. While nothing differs the candidate's own state is what
  * the reference's would become in it, and its layer need not run twice. */
 static bool compare_layer(struct walk *w, struct walk_candidate *c, struct diff_layer *l, struct err *e)
@@ -170,8 +177,10 @@ static bool compare_layer(struct walk *w, struct walk_candidate *c, struct diff_
             memcpy(c->local_chosen, c->side.chosen, w->tokens * w->report->top_k * sizeof *c->local_chosen);
         return true;
     }
-    if (!side_layer_on(&c->side, l->layer, in, &c->local, c->local_chosen, e) ||
-        !states_compare(w->threads, in, out, &c->local, w->tokens, w->errors, e))
+    if (!side_layer_on(&c->side, l->layer, in, &c->local, c->local_chosen, e))
+        return false;
+    translate(w, c, l->layer, c->local_chosen);
+    if (!states_compare(w->threads, in, out, &c->local, w->tokens, w->errors, e))
         return false;
     l->local_error = state_error_of_update(w->errors, w->tokens);
     return true;
@@ -224,6 +233,7 @@ static bool walk_candidate_layer(struct walk *w, size_t index, uint64_t layer, s
                              .overlap = NAN};
     if (!side_layer(&c->side, layer, e))
         return false;
+    translate(w, c, layer, c->side.chosen);
     if (!(walk_has_ref(w) ? compare_layer : compare_projections)(w, c, l, e))
         return false;
     if (!c->side.routed)

@@ -5,6 +5,7 @@
 
 #include "formats/routing_stats.h"
 #include "verify/diff_report.h"
+#include "verify/expert_numbers.h"
 #include "verify/forward.h"
 #include "verify/golden.h"
 
@@ -12,6 +13,7 @@ struct diff_job {
     const struct source *ref;    /* NULL: golden instead */
     const struct golden *golden; /* what the batch is from */
     const struct source *candidates[DIFF_CANDIDATES_MAX];
+    const struct expert_numbers *numbers[DIFF_CANDIDATES_MAX]; /* of candidates, by ref's; NULL: the same */
     size_t candidate_count;
     const struct batch *batch;
     uint64_t vocab;                 /* ids that are compared: the first so many that all have */

@@ -16,7 +16,8 @@ struct walk_floor {
 
 struct walk_candidate {
     struct diff_side side;
-    struct stream local; /* the reference's state through this one's layer */
+    const struct expert_numbers *numbers; /* NULL: the reference's; choices are translated into those */
+    struct stream local;                  /* the reference's state through this one's layer */
     uint32_t *local_chosen;
     struct position *positions;
     float *sums[2];  /* with a golden file: projections, and those of the layer below */

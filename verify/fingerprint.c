@@ -7,9 +7,12 @@
 
 #include "formats/base/progress.h"
 #include "formats/tokenizer.h"
+#include "quant/kernel.h"
+#include "quant/logits.h"
 #include "quant/vecmath.h"
 #include "verify/builtin_text.h"
 #include "verify/forward.h"
+#include "verify/metrics.h"
 
 #define PROMPT_TOKENS_MAX 4096u /* of a manifest that someone else wrote */
 
@@ -45,7 +48,7 @@ static bool builtin_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s
 }
 
 /* What the system refuses says nothing of the tokenizer, and must not choose the prompt. */
-static bool prompt_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s, struct err *e)
+bool fingerprint_prompt(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s, struct err *e)
 {
     struct err bad = {0};
 
@@ -76,7 +79,7 @@ static bool is_routed(enum role role)
     return role == ROLE_EXPERT_GATE || role == ROLE_EXPERT_UP || role == ROLE_EXPERT_DOWN;
 }
 
-static uint64_t weight_read_bytes(const struct source *s, const struct weight *w, size_t tokens)
+uint64_t fingerprint_weight_bytes(const struct source *s, const struct weight *w, size_t tokens)
 {
     uint64_t bytes = 0;
 
@@ -99,7 +102,7 @@ static uint64_t *read_bytes_of(const struct source *s, size_t tokens, uint64_t *
         const struct weight *w = &s->weights.items[i];
         if (w->id.role == ROLE_UNKNOWN || (w->id.layer >= 0 && (uint64_t)w->id.layer >= layers))
             continue;
-        uint64_t one = weight_read_bytes(s, w, tokens);
+        uint64_t one = fingerprint_weight_bytes(s, w, tokens);
         bytes[w->id.layer < 0 ? layers : (uint64_t)w->id.layer] += one;
         *total += one;
     }
@@ -187,22 +190,15 @@ static bool run_layers(struct asking *k, struct stream x[2], struct progress *pr
 static bool take_log_sums(struct asking *k, struct err *e)
 {
     size_t vocabulary = (size_t)k->s->arch.vocab_size;
-    const struct vecmath *vec = kernel_get()->vec;
-    float *scratch = mem_aligned(vocabulary * sizeof *scratch);
-    bool ok = true;
 
-    for (size_t t = 0; t < k->count && ok; t++) {
+    for (size_t t = 0; t < k->count; t++) {
         const float *row = k->logits + t * vocabulary;
-        ok = kernel_get()->f32_check(row, vocabulary);
-        if (!ok) {
-            err_set(e, ERR_FORMAT, "the logits of position %zu are not finite", t);
-            continue;
-        }
-        float most = vec->max(row, vocabulary);
-        k->log_sums[t] = (double)most + math_log(vec->exp_sum(scratch, row, most, vocabulary));
+        if (!kernel_get()->f32_check(row, vocabulary))
+            return err_set(e, ERR_FORMAT, "the logits of position %zu are not finite", t);
+        double most = (double)kernel_get()->vec->max(row, vocabulary);
+        k->log_sums[t] = most + log64(kernel_get()->logits_pair(row, most, row, most, vocabulary).a_sum);
     }
-    mem_free(scratch);
-    return ok;
+    return true;
 }
 
 /* Opening is apart: what fails there cannot be asked at all. */
@@ -246,31 +242,19 @@ static double logprob(const struct asking *k, size_t position, uint32_t id)
 
 /* ---- making ---- */
 
-/* The largest logits of a position, best first, the lower id of equals. Returns how many. */
-static size_t find_top(const float *row, size_t vocabulary, uint32_t top[FINGERPRINT_TOP])
-{
-    size_t n = 0;
-
-    for (size_t i = 0; i < vocabulary; i++) {
-        if (n == FINGERPRINT_TOP && !(row[i] > row[top[n - 1]]))
-            continue;
-        size_t at = n < FINGERPRINT_TOP ? n++ : n - 1;
-        for (; at > 0 && row[i] > row[top[at - 1]]; at--)
-            top[at] = top[at - 1];
-        top[at] = (uint32_t)i;
-    }
-    return n;
-}
-
 static void take_position(const struct asking *k, size_t position, struct manifest_position *p)
 {
     size_t vocabulary = (size_t)k->s->arch.vocab_size;
+    struct top top;
 
+    top_find(&top, k->logits + position * vocabulary, vocabulary, FINGERPRINT_TOP);
+    p->id_count = p->logprob_count = top.count;
     p->ids = arena_array(k->a, FINGERPRINT_TOP, sizeof *p->ids);
-    p->id_count = p->logprob_count = find_top(k->logits + position * vocabulary, vocabulary, p->ids);
-    p->logprobs = arena_array(k->a, p->logprob_count, sizeof *p->logprobs);
-    for (size_t i = 0; i < p->id_count; i++)
-        p->logprobs[i] = logprob(k, position, p->ids[i]);
+    p->logprobs = arena_array(k->a, FINGERPRINT_TOP, sizeof *p->logprobs);
+    for (size_t i = 0; i < top.count; i++) {
+        p->ids[i] = top.ids[i];
+        p->logprobs[i] = (double)top.logits[i] - k->log_sums[position];
+    }
 }
 
 static void take_fingerprint(const struct asking *k, struct manifest_fingerprint *f)
@@ -294,7 +278,7 @@ bool fingerprint_make(struct manifest_fingerprint **out, struct arena *a, const 
     struct sequence sequence;
     struct batch b;
 
-    bool ok = prompt_ids(ids, s, e) && open_pass(&k, o, &b, &sequence, e) && ask(&k, o, e);
+    bool ok = fingerprint_prompt(ids, s, e) && open_pass(&k, o, &b, &sequence, e) && ask(&k, o, e);
     if (ok) {
         *out = arena_alloc(a, sizeof **out);
         take_fingerprint(&k, *out);

@@ -41,7 +41,12 @@ struct fingerprint_cost {
 /* From headers alone, for so many threads (0: one per CPU). An error is why there can be none. */
 bool fingerprint_cost(struct fingerprint_cost *cost, const struct source *s, unsigned threads, struct err *e) CHECKED;
 
-/* Asks the built-in text, by the checkpoint's own tokenizer; seeded ids where it has none that is known. In the arena.
+/* The built-in text by the checkpoint's own tokenizer; seeded ids where it has none that is known. */
+bool fingerprint_prompt(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s, struct err *e) CHECKED;
+/* What a pass over so many tokens reads of a weight: routed experts count by how many are expected to be chosen. */
+uint64_t fingerprint_weight_bytes(const struct source *s, const struct weight *w, size_t tokens);
+
+/* Asks the prompt above. In the arena.
  * Numbers that are not finite are ERR_FORMAT: such a bundle does not run. */
 bool fingerprint_make(struct manifest_fingerprint **out, struct arena *a, const struct source *s,
                       const struct fingerprint_options *o, struct err *e) CHECKED;

@@ -6,6 +6,7 @@
 #define VERIFY_FORWARD_PRIVATE_H
 
 #include "quant/decode.h"
+#include "verify/attend.h"
 #include "verify/crew.h"
 #include "verify/forward.h"
 #include "verify/layer_weights.h"
@@ -116,7 +117,8 @@ bool embed_rows(const struct forward *f, const struct weight *embed, const uint3
                 struct err *e) CHECKED;
 bool check_rows(const struct forward *f, uint64_t layer, size_t first, size_t count, const float *rows,
                 struct err *e) CHECKED;
-size_t latent_width(const struct forward *f); /* of a cached row */
-size_t query_width(const struct forward *f);  /* of what enters q_b_proj, or q_proj */
+size_t latent_width(const struct forward *f);     /* of a cached row */
+size_t query_width(const struct forward *f);      /* of what enters q_b_proj, or q_proj */
+struct attend attend_of(const struct forward *f); /* all but the matrices */
 
 #endif

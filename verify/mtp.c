@@ -127,6 +127,14 @@ static bool join_all(struct forward *f, const struct mtp_batch *m, const struct 
     return true;
 }
 
+bool mtp_is_stored(const struct source *s)
+{
+    for (size_t i = 0; i < s->weights.count; i++)
+        if (s->weights.items[i].id.role == ROLE_MTP_PROJ)
+            return s->arch.mtp_layers > 0;
+    return false;
+}
+
 bool forward_mtp(struct forward *f, const struct mtp_batch *m, const struct stream *last, struct stream *out,
                  const struct observer *o, struct err *e)
 {

@@ -16,6 +16,9 @@ struct mtp_batch {
 void mtp_batch_init(struct mtp_batch *m, const struct batch *b);
 void mtp_batch_release(struct mtp_batch *m);
 
+/* Whether there is an MTP layer to run. */
+bool mtp_is_stored(const struct source *s);
+
 /* The whole MTP pass: forward_begin is about m->batch afterwards. last: the main layers' output for the main batch. out
  * is opened, [m->batch.tokens][hidden], for forward_mtp_logits; the caller closes it. */
 bool forward_mtp(struct forward *f, const struct mtp_batch *m, const struct stream *last, struct stream *out,

@@ -255,18 +255,6 @@ static void measure_chunk(struct deriving *d, const struct pick *p, uint64_t row
     }
 }
 
-static uint64_t least_common_multiple(uint64_t a, uint64_t b)
-{
-    uint64_t x = a, y = b;
-
-    while (y != 0) {
-        uint64_t rest = x % y;
-        x = y;
-        y = rest;
-    }
-    return a / x * b;
-}
-
 static uint64_t cut_all(struct deriving *d)
 {
     uint64_t bytes = 0;
@@ -275,7 +263,7 @@ static uint64_t cut_all(struct deriving *d)
         const struct pick *p = &d->picks[i];
         if (p->bad.code != ERR_NONE)
             continue;
-        uint64_t multiple = least_common_multiple(scheme_row_multiple(&p->from->stored), scheme_row_multiple(&p->to));
+        uint64_t multiple = weight_slices_multiple(&p->from->stored, &p->to);
         uint64_t step = weight_slices_rows(p->made->rows, p->made->cols, multiple, CHUNK_ELEMS);
         for (uint64_t row = 0; row < p->made->rows; row += step) {
             uint64_t count = p->made->rows - row < step ? p->made->rows - row : step;

@@ -43,18 +43,7 @@ struct absorbed {
 
 static void place(struct absorbed *p, const struct forward *f, const struct layer_weights *l, struct scratch *s)
 {
-    const struct arch *a = f->arch;
-
-    p->attend = (struct attend){
-        .crew = &f->crew,
-        .rope = &f->rope,
-        .heads = a->heads,
-        .nope_dim = a->qk_nope_dim,
-        .rope_dim = a->qk_rope_dim,
-        .v_dim = a->v_dim,
-        .query_width = query_width(f),
-        .latent_width = a->kv_lora_rank,
-    };
+    p->attend = attend_of(f);
     place_matrix(f, &p->q_b, l->q_b, s);
     place_matrix(f, &p->kv_b, l->kv_b, s);
     p->kv_rows = place_floats(s, l->kv_b->rows, l->kv_b->cols);

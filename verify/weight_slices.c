@@ -7,6 +7,19 @@ static size_t round_up(uint64_t bytes)
     return (size_t)((bytes + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN);
 }
 
+uint64_t weight_slices_multiple(const struct scheme *a, const struct scheme *b)
+{
+    uint64_t product = (uint64_t)scheme_row_multiple(a) * scheme_row_multiple(b);
+    uint64_t x = scheme_row_multiple(a), y = scheme_row_multiple(b);
+
+    while (y != 0) {
+        uint64_t rest = x % y;
+        x = y;
+        y = rest;
+    }
+    return product / x;
+}
+
 uint64_t weight_slices_rows(uint64_t rows, uint64_t cols, uint64_t multiple, uint64_t elems)
 {
     uint64_t step = multiple > 0 ? multiple : 1;

@@ -8,6 +8,8 @@
 #include "formats/weight.h"
 #include "quant/transform.h"
 
+/* The least number of rows that is whole blocks of both. */
+uint64_t weight_slices_multiple(const struct scheme *a, const struct scheme *b);
 /* Rows that a walk takes at a time: a multiple of `multiple` and near `elems` elements, or all of them. */
 uint64_t weight_slices_rows(uint64_t rows, uint64_t cols, uint64_t multiple, uint64_t elems);
 /* Memory for rows [row, row + count) of all parts but the shape, each aligned. */

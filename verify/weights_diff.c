@@ -10,7 +10,8 @@
 #include <string.h>
 
 #include "formats/base/pool.h"
-#include "quant/transform.h"
+#include "verify/expert_numbers.h"
+#include "verify/weight_slices.h"
 #include "verify/weights_judge.h"
 
 /* Elements of a chunk where rows allow it: 4 MB as float32, big enough that a read costs no seek. */
@@ -38,6 +39,7 @@ struct diff {
     struct weights_diff *out;
     const struct source *side[2];
     const struct kernel *kernel;
+    struct expert_numbers numbers; /* of the second side, by the first's */
     bool exact_only;
     struct chunk *chunks;
     size_t chunk_count, chunk_room;
@@ -63,6 +65,17 @@ static int compare_names(const void *a, const void *b)
     return strcmp(((const struct weight_diff *)a)->name, ((const struct weight_diff *)b)->name);
 }
 
+/* An expert of the first side under its number on the second. */
+static const char *name_there(struct diff *d, const struct weight *w)
+{
+    const uint32_t *was = w->id.expert >= 0 ? expert_numbers_of(&d->numbers, (uint64_t)w->id.layer) : NULL;
+
+    for (uint32_t i = 0; was && i < d->numbers.experts; i++)
+        if (was[i] == w->id.expert)
+            return arch_expert_name(&d->out->arena, w->name, i);
+    return w->name;
+}
+
 /* By name and not by place: two layouts of one model then report alike. */
 static void pair_weights(struct diff *d)
 {
@@ -71,8 +84,9 @@ static void pair_weights(struct diff *d)
     size_t n = 0;
 
     for (size_t i = 0; i < ref->count; i++, n++)
-        items[n] = (struct weight_diff){
-            .name = ref->items[i].name, .ref = &ref->items[i], .cand = weights_find(cand, ref->items[i].name)};
+        items[n] = (struct weight_diff){.name = ref->items[i].name,
+                                        .ref = &ref->items[i],
+                                        .cand = weights_find(cand, name_there(d, &ref->items[i]))};
     qsort(items, n, sizeof *items, compare_names);
     size_t extra = n;
     for (size_t i = 0; i < cand->count; i++)
@@ -102,31 +116,6 @@ static void add_chunk(struct diff *d, size_t weight, uint64_t row, uint64_t coun
     d->chunks[d->chunk_count++] = (struct chunk){.weight = (uint32_t)weight, .row = row, .count = count};
 }
 
-static uint64_t least_common_multiple(uint64_t a, uint64_t b)
-{
-    uint64_t x = a, y = b;
-
-    while (y != 0) {
-        uint64_t r = x % y;
-        x = y;
-        y = r;
-    }
-    return a / x * b;
-}
-
-static size_t slice_bytes(const struct weight *w, uint64_t row, uint64_t count)
-{
-    size_t total = 0;
-
-    for (size_t p = 0; p < PART_COUNT; p++) {
-        uint64_t offset = 0, bytes = 0;
-        if (w->parts[p])
-            scheme_slice(&w->stored, (enum part)p, w->rows, w->cols, row, count, &offset, &bytes);
-        total += round_up(bytes);
-    }
-    return total;
-}
-
 static void grow_to(size_t *most, size_t bytes)
 {
     if (bytes > *most)
@@ -137,23 +126,20 @@ static bool cut_numbers(struct diff *d, size_t index, struct err *e)
 {
     const struct weight_diff *w = &d->out->items[index];
     uint64_t cols = w->ref->cols, rows = w->ref->rows;
-    uint64_t step = least_common_multiple(scheme_row_multiple(&w->ref->stored), scheme_row_multiple(&w->cand->stored));
+    uint64_t multiple = weight_slices_multiple(&w->ref->stored, &w->cand->stored);
+    uint64_t step = weight_slices_rows(rows, cols, multiple, CHUNK_ELEMS);
 
     if (rows == 0 || cols == 0)
         return true;
-    if (step > rows)
-        step = rows;
     if (cols > ROW_ELEMS_MAX || step * cols > ROW_ELEMS_MAX)
         return err_set(e, ERR_LIMIT, "'%s': %" PRIu64 " rows of %" PRIu64 " columns at a time are past the limit of %u",
                        w->name, step, cols, ROW_ELEMS_MAX);
-    if (step * cols < CHUNK_ELEMS)
-        step *= CHUNK_ELEMS / (step * cols);
     for (uint64_t row = 0; row < rows; row += step) {
         uint64_t count = rows - row < step ? rows - row : step;
         add_chunk(d, index, row, count);
         grow_to(&d->x_elems, count * cols);
         for (size_t s = 0; s < 2; s++)
-            grow_to(&d->in_bytes[s], slice_bytes(side_of(w, s), row, count));
+            grow_to(&d->in_bytes[s], weight_slices_bytes(&side_of(w, s)->stored, rows, cols, row, count));
     }
     for (size_t s = 0; s < 2; s++)
         grow_to(&d->decode_bytes, decode_scratch_bytes(&side_of(w, s)->stored, cols));
@@ -187,6 +173,13 @@ static int compare_places(const void *a, const void *b)
     return s->offset < t->offset ? -1 : s->offset > t->offset;
 }
 
+/* Its rows are the same ones, to the bit, or there would be no other numbers. */
+static bool is_renumbered_router(const struct diff *d, const struct weight *w)
+{
+    return (w->id.role == ROLE_ROUTER || w->id.role == ROLE_ROUTER_BIAS) && w->id.layer >= 0 &&
+           expert_numbers_of(&d->numbers, (uint64_t)w->id.layer);
+}
+
 static bool cut_all(struct diff *d, struct err *e)
 {
     struct place *order = mem_alloc((d->out->count + 1) * sizeof *order);
@@ -198,6 +191,8 @@ static bool cut_all(struct diff *d, struct err *e)
             d->out->items[i].skipped = true;
         } else if (comparable(&d->out->items[i])) {
             d->out->items[i].compared = d->out->items[i].identical = true;
+            if (is_renumbered_router(d, d->out->items[i].ref))
+                continue;
             order[n++] = (struct place){i, d->out->items[i].ref->parts[PART_CODES]};
         }
     qsort(order, n, sizeof *order, compare_places);
@@ -218,19 +213,7 @@ static bool read_slices(const struct diff *d, size_t side, const struct chunk *c
 {
     const struct weight *w = side_of(&d->out->items[c->weight], side);
 
-    *slices = (struct slices){0};
-    for (size_t p = 0; p < PART_COUNT; p++) {
-        uint64_t offset = 0, bytes = 0;
-        if (!w->parts[p] || p == PART_SHAPE)
-            continue;
-        scheme_slice(&w->stored, (enum part)p, w->rows, w->cols, c->row, c->count, &offset, &bytes);
-        if (!checkpoint_read(&d->side[side]->checkpoint, w->parts[p], offset, to, bytes, e))
-            return false;
-        slices->part[p] = to;
-        to += round_up(bytes);
-        *read_bytes += bytes;
-    }
-    return true;
+    return weight_slices_read(&d->side[side]->checkpoint, w, c->row, c->count, to, slices, read_bytes, e);
 }
 
 static bool decode(const struct diff *d, size_t side, const struct chunk *c, const struct slices *in, float *x,
@@ -418,6 +401,9 @@ bool weights_diff_run(struct weights_diff *out, const struct source *ref, const 
     bool ok = false;
 
     *out = (struct weights_diff){0};
+    if (!expert_numbers_find(&d.numbers, &out->arena, ref, cand, e))
+        goto done;
+    out->renumbered_layers = expert_numbers_layers(&d.numbers);
     pair_weights(&d);
     if (!cut_all(&d, e))
         goto done;

@@ -39,6 +39,8 @@ struct weights_diff {
     struct weight_diff *items; /* in the order of REF's names, what only CAND has behind them, by name */
     size_t count;
     size_t unexpected_count;
+    size_t
+        renumbered_layers; /* whose experts have other numbers on the two sides; they are paired by the router's rows */
     uint64_t read_bytes;
 };
 

@@ -154,6 +154,10 @@ void weights_print_text(const struct weights_diff *d, const struct weights_show 
     collect(&rows, d);
     buf_printf(out, "REF   %s\nCAND  %s\n\n", show->ref, show->cand);
     print_rows(&rows, out);
+    if (d->renumbered_layers > 0)
+        buf_printf(
+            out, "the experts of %zu layer%s have other numbers, as the router's rows tell: they are called by REF's\n",
+            d->renumbered_layers, d->renumbered_layers == 1 ? "" : "s");
     print_unexpected(d, show->all, out);
     if (d->unexpected_count)
         buf_printf(out, "verdict: %zu of %zu weights differ in a way that storage does not explain\n",
@@ -233,6 +237,8 @@ void weights_print_json(const struct weights_diff *d, const struct weights_show 
     json_put_bool(&w, "agree", d->unexpected_count == 0);
     json_put_u64(&w, "weight_count", d->count);
     json_put_u64(&w, "unexpected_count", d->unexpected_count);
+    if (d->renumbered_layers > 0)
+        json_put_u64(&w, "renumbered_layers", d->renumbered_layers);
     put_rows(&w, &rows);
     json_begin_array(&w, "weights");
     for (size_t i = 0; i < d->count; i++)

@@ -134,6 +134,8 @@ int err_exit_status(enum err_code code)
     switch (code) {
     case ERR_NONE:
         return 0;
+    case ERR_DIFFERS:
+        return 1;
     case ERR_USAGE:
         return 2;
     case ERR_FORMAT:

@@ -14,6 +14,7 @@
 
 enum err_code {
     ERR_NONE = 0,
+    ERR_DIFFERS,     /* held together, two things do not agree  exit 1 */
     ERR_USAGE,       /* the command line is wrong               exit 2 */
     ERR_FORMAT,      /* the input is malformed                  exit 3 */
     ERR_UNSUPPORTED, /* well-formed, but nothing we can do      exit 3 */
@@ -54,7 +55,7 @@ struct err_sink {
  * sink (NULL), and for what is not the input's fault, false: the caller fails as ever. */
 bool err_pass(const struct err_sink *sink, struct err *e);
 
-/* The exit status that belongs to a code: 0, 2, 3 or 4. */
+/* The exit status that belongs to a code: 0, 1, 2, 3 or 4. */
 int err_exit_status(enum err_code code);
 
 #endif
