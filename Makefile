@@ -194,6 +194,12 @@ bench-layer: deps
 	$(AGAIN) $(QUERN) $(BIN)/synthetic_checkpoint
 	@QUERN=$(QUERN) MAKE_CHECKPOINT=$(BIN)/synthetic_checkpoint sh tests/bench/layer.sh
 
+# What repacking gains and costs, on made-up traces and on a disk: 28 GB of it, some minutes.
+.PHONY: bench-repack
+bench-repack: deps
+	$(AGAIN) $(QUERN) $(BIN)/bench/repack $(BIN)/synthetic_checkpoint $(BIN)/routing_trace
+	@$(BIN)/bench/repack
+
 # llama.cpp's quantizer, which npm's node-llama-cpp carries, for `make bench` to be held against. None of it is kept.
 .PHONY: bench-peers
 bench-peers:

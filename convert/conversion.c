@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "convert/bundle.h"
+#include "convert/conversion_notes.h"
 #include "convert/coverage.h"
 #include "convert/finished.h"
 #include "convert/journal.h"
@@ -20,81 +21,6 @@
 #include "formats/base/log.h"
 #include "formats/base/progress.h"
 #include "formats/base/units.h"
-#include "formats/engine.h"
-#include "verify/lint.h"
-
-static void say_line(void *ctx, const char *rule, const char *line)
-{
-    (void)ctx;
-    (void)rule;
-    log_note("%s", line);
-}
-
-static void note_limits(const struct plan *p, const struct plan_output *o)
-{
-    struct engine_weight *list = mem_alloc((p->weight_count + 1) * sizeof *list);
-    size_t count = 0;
-
-    for (size_t i = 0; i < p->weight_count; i++)
-        if (p->weights[i]->id.part != NAME_INPUT_SCALE)
-            list[count++] = (struct engine_weight){.weight = p->weights[i], .scheme = &o->rows[i].scheme};
-    engine_check_limits(list, count, say_line, NULL);
-    mem_free(list);
-}
-
-#define FALL_BACKS_LISTED 8u
-
-static void note_drops(const struct plan_output *o)
-{
-    if (o->drop_count > 0)
-        log_note("%zu source tensors are left out, '%s' first: %s", o->drop_count, o->drops[0].name, o->drops[0].why);
-}
-
-static void note_fall_backs(const struct plan *p, const struct plan_output *o)
-{
-    size_t count = 0;
-
-    for (size_t i = 0; i < p->weight_count; i++)
-        if (o->rows[i].fell_back && count++ < FALL_BACKS_LISTED)
-            log_note("'%s' stays wider: %s", p->weights[i]->name, o->rows[i].why);
-    if (count > FALL_BACKS_LISTED)
-        log_note("%zu more weights stay wider; --dry-run --verbose lists them", count - FALL_BACKS_LISTED);
-}
-
-/* A model that lacks a weight converts, but no engine loads it. */
-static void warn_missing(const struct plan *p)
-{
-    struct findings findings = {0};
-    const struct lint lint = {.source = p->source, .findings = &findings};
-
-    lint_promises(&lint);
-    for (size_t i = 0; i < findings.count; i++)
-        if (findings.items[i].rule == RULE_WEIGHT_MISSING || findings.items[i].rule == RULE_MTP_MISSING)
-            log_warn("source '%s': %s", p->source->checkpoint.path, findings.items[i].text);
-    findings_release(&findings);
-}
-
-static void note_plan(const struct plan *p)
-{
-    warn_missing(p);
-    for (size_t i = 0; i < p->source->checkpoint.note_count; i++)
-        log_note("%s", p->source->checkpoint.notes[i].text);
-    for (size_t o = 0; o < p->output_count; o++) {
-        note_drops(&p->outputs[o]);
-        note_fall_backs(p, &p->outputs[o]);
-        note_limits(p, &p->outputs[o]);
-    }
-}
-
-static void note_proofs(const struct conversion *c, const struct plan *p, const struct proof *proofs)
-{
-    for (size_t o = 0; o < p->output_count && !c->no_fingerprint; o++) {
-        if (proofs[o].why_not)
-            log_note("there will be no fingerprint in '%s': %s", p->outputs[o].dir, proofs[o].why_not);
-        if (proofs[o].renumbering && proofs[o].why_unproved && !c->no_proof)
-            log_note("that the renumbered model is the same function will not be proved: %s", proofs[o].why_unproved);
-    }
-}
 
 /* config.json is made before the first weight is read: what cannot be said there fails now. */
 static bool check_configs(const struct plan *p, struct err *e)
@@ -403,8 +329,8 @@ bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)
     struct proof *proofs = proofs_plan(p, (unsigned)c->threads, &wishes);
     if (!proofs_check_memory(proofs, p->output_count, c->memory_bytes, size.fixed_bytes, e))
         return false;
-    note_plan(p);
-    note_proofs(c, p, proofs);
+    conversion_note_plan(p);
+    conversion_note_proofs(p, proofs, &wishes);
     if (c->dry_run)
         return dry_run(c, p, proofs, &size, e);
     if (finished_is_here(p->outputs[0].dir) && !c->restart) {

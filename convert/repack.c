@@ -2,11 +2,13 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "convert/finished.h"
 #include "convert/repack_plan.h"
 #include "convert/repack_report.h"
 #include "convert/stage.h"
+#include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/log.h"
 #include "formats/json.h"
@@ -79,6 +81,8 @@ static bool check_options(const struct repack_options *o, struct err *e)
         return err_set(e, ERR_USAGE, "--stats and --text: one of them");
     if (runs_text(o) && !wants_stats(o) && !o->save_stats)
         return err_set(e, ERR_USAGE, "--text counts for --order hot or coactive, --ep or --save-stats");
+    if (o->stats && !wants_stats(o) && !o->save_stats && !o->run.dry_run)
+        return err_set(e, ERR_USAGE, "--stats is for --order hot or coactive, --ep, --save-stats or --dry-run");
     if (o->save_stats && !o->stats && !runs_text(o))
         return err_set(e, ERR_USAGE, "--save-stats wants --stats FILE or --text FILE");
     if (o->trace && !o->run.dry_run)
@@ -94,6 +98,17 @@ static bool read_stats(struct job_facts *j, const char *path, struct routing_sta
         return true;
     return routing_stats_read(s, path, e) &&
            (routing_stats_check(s, &j->source, e) || err_in(e, "'%s' for '%s'", path, j->source.checkpoint.path));
+}
+
+/* Found out now, not when all is written. */
+static bool check_save(const struct repack_options *o, struct err *e)
+{
+    struct arena a = {0};
+    bool ok = !o->save_stats || o->run.dry_run || access(path_parent(&a, o->save_stats), W_OK) == 0 ||
+              err_sys(e, "cannot create '%s'", o->save_stats);
+
+    arena_release(&a);
+    return ok;
 }
 
 /* The model is run over the text now. */
@@ -371,8 +386,8 @@ int repack(const struct repack_options *o, const char *src, const char *dst, str
     struct job_facts j = {.options = o};
 
     log_set_level(o->run.quiet ? LOG_QUIET : o->run.verbose ? LOG_VERBOSE : LOG_NORMAL);
-    bool ok = check_options(o, e) && open_source(&j, src, dst, e) && read_stats(&j, o->stats, &j.stats, e) &&
-              read_stats(&j, o->trace, &j.trace, e);
+    bool ok = check_options(o, e) && check_save(o, e) && open_source(&j, src, dst, e) &&
+              read_stats(&j, o->stats, &j.stats, e) && read_stats(&j, o->trace, &j.trace, e);
     if (ok && o->trace && !j.trace.with_trace)
         ok = err_set(e, ERR_FORMAT, "'%s' has counts, but no trace", o->trace);
     ok = ok && (!runs_text(o) || run_text(&j, e)) && make_orders(&j, e) && make_placement(&j, e);

@@ -1,8 +1,5 @@
 /* A pushdown automaton over the bytes: an explicit stack of open containers,
- * one word for what may come next. Each open object knows its keys: the first
- * few are compared one by one, and an object with more gets a hash table, so
- * that the header of a shard costs nothing per tensor object and an index of
- * 92,000 names stays linear. */
+ * one word for what may come next. Strings and keys are next door. */
 #include "formats/json_scan.h"
 
 #include <assert.h>
@@ -10,50 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/base/hash.h"
 #include "formats/base/utf8.h"
-#include "formats/json.h"
+#include "formats/json_scan_private.h"
 
-/* Tensor objects have three keys, tables of weights thousands. */
-#define KEYS_COMPARED_ONE_BY_ONE 16u
 /* cJSON copies a number into 64 bytes; what is longer gets a stand-in. */
 #define CJSON_NUMBER_BYTES_MAX 60u
 
-struct key {
-    uint64_t hash;
-    size_t at, bytes;
-    bool escaped; /* at counts in the unescaped bytes, not in the text */
-};
-
-struct frame {
-    bool is_object;
-    size_t first_key, unescaped_bytes; /* what to go back to when it closes */
-    size_t *slots;                     /* key index + 1; NULL while there are few */
-    size_t slot_count;                 /* a power of two */
-};
-
 enum expect { EXPECT_VALUE, EXPECT_VALUE_OR_END, EXPECT_KEY, EXPECT_KEY_OR_END, EXPECT_COMMA_OR_END, EXPECT_NOTHING };
 
-struct scan {
-    char *text;
-    size_t bytes, at;
-    unsigned flags;
-    struct err *e;
-    struct frame stack[JSON_DEPTH_MAX];
-    unsigned depth;
-    struct key *keys;
-    size_t key_count, key_room;
-    struct buf unescaped;
-    struct json_numbers *numbers;
-    size_t comma_at; /* the last comma outside strings */
-};
-
 /* ---- messages ---- */
-
-static const char *key_text(const struct scan *s, const struct key *k)
-{
-    return (k->escaped ? s->unescaped.data : s->text) + k->at;
-}
 
 static void position(const struct scan *s, size_t at, size_t *line, size_t *column)
 {
@@ -68,14 +30,12 @@ static void position(const struct scan *s, size_t at, size_t *line, size_t *colu
     }
 }
 
-/* Long keys are cut: the message has 480 bytes for everything. */
-static int shown_bytes(size_t bytes)
+int json_scan_shown_bytes(size_t bytes)
 {
     return bytes < 200 ? (int)bytes : 200;
 }
 
-/* "what at line 1 column 7, in 'the root's member that holds it'" */
-static bool refuse(const struct scan *s, size_t at, const char *what)
+bool json_scan_refuse(const struct scan *s, size_t at, const char *what)
 {
     size_t line = 0, column = 0;
 
@@ -83,7 +43,7 @@ static bool refuse(const struct scan *s, size_t at, const char *what)
     if (s->depth > 1 && s->stack[0].is_object) {
         const struct key *k = &s->keys[s->stack[1].first_key - 1];
         return err_set(s->e, ERR_FORMAT, "%s at line %zu column %zu, in '%.*s'", what, line, column,
-                       shown_bytes(k->bytes), key_text(s, k));
+                       json_scan_shown_bytes(k->bytes), json_scan_key_text(s, k));
     }
     return err_set(s->e, ERR_FORMAT, "%s at line %zu column %zu", what, line, column);
 }
@@ -99,206 +59,7 @@ static bool refuse_byte(const struct scan *s, const char *wanted)
         snprintf(what, sizeof what, "'%c' stands where %s should be", c, wanted);
     else
         snprintf(what, sizeof what, "byte 0x%02x stands where %s should be", c, wanted);
-    return refuse(s, s->at, what);
-}
-
-/* ---- strings ---- */
-
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
-/* The four digits behind "\u"; -1: not four hex digits. */
-static int32_t hex4(const char *p)
-{
-    int32_t value = 0;
-
-    for (int i = 0; i < 4; i++) {
-        int digit = hex_digit(p[i]); /* a NUL ends it before the text does */
-        if (digit < 0)
-            return -1;
-        value = value * 16 + digit;
-    }
-    return value;
-}
-
-static bool is_surrogate(int32_t code, int32_t first)
-{
-    return code >= first && code < first + 0x400;
-}
-
-/* at stands on the backslash; moves behind the escape. */
-static bool scan_escape(struct scan *s)
-{
-    const char *p = s->text + s->at;
-    int32_t code = 0, low = 0;
-
-    if (s->at + 1 < s->bytes && p[1] && strchr("\"\\/bfnrt", p[1])) {
-        s->at += 2;
-        return true;
-    }
-    if (s->at + 1 >= s->bytes || p[1] != 'u')
-        return refuse(s, s->at, "unknown escape");
-    code = hex4(p + 2);
-    if (code < 0)
-        return refuse(s, s->at, "\\u without four hex digits");
-    if (code == 0)
-        return refuse(s, s->at, "\\u0000 in a string");
-    s->at += 6;
-    if (is_surrogate(code, 0xdc00))
-        return refuse(s, s->at - 6, "lone low surrogate");
-    if (!is_surrogate(code, 0xd800))
-        return true;
-    low = p[6] == '\\' && p[7] == 'u' ? hex4(p + 8) : -1;
-    if (!is_surrogate(low, 0xdc00))
-        return refuse(s, s->at - 6, "lone high surrogate");
-    s->at += 6;
-    return true;
-}
-
-/* at stands on the opening quote; moves behind the closing one. The content is [*begin, at - 1). */
-static bool scan_string(struct scan *s, size_t *begin, bool *escaped)
-{
-    size_t opening = s->at;
-
-    *escaped = false;
-    *begin = ++s->at;
-    while (s->at < s->bytes) {
-        unsigned char c = (unsigned char)s->text[s->at];
-        if (c == '"') {
-            s->at++;
-            return true;
-        }
-        if (c < 0x20)
-            return refuse(s, s->at, "raw control character in a string");
-        if (c == '\\') {
-            *escaped = true;
-            if (!scan_escape(s))
-                return false;
-        } else {
-            s->at++;
-        }
-    }
-    return refuse(s, opening, "string without an end");
-}
-
-void json_unescape(struct buf *out, const char *content, size_t bytes)
-{
-    static const char letters[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
-    size_t at = 0;
-
-    while (at < bytes) {
-        const char *p = content + at;
-        const char *backslash = memchr(p, '\\', bytes - at);
-        size_t plain = backslash ? (size_t)(backslash - p) : bytes - at;
-        char character[UTF8_BYTES_MAX];
-        uint32_t code = 0;
-
-        if (plain) {
-            buf_add(out, p, plain);
-            at += plain;
-            continue;
-        }
-        if (p[1] != 'u') {
-            buf_add(out, &meanings[strchr(letters, p[1]) - letters], 1);
-            at += 2;
-            continue;
-        }
-        code = (uint32_t)hex4(p + 2);
-        at += 6;
-        if (code >= 0xd800 && code < 0xdc00) {
-            code = 0x10000 + ((code - 0xd800) << 10) + ((uint32_t)hex4(p + 8) - 0xdc00);
-            at += 6;
-        }
-        buf_add(out, character, utf8_put(code, character));
-    }
-}
-
-/* ---- keys ---- */
-
-static bool keys_equal(const struct scan *s, const struct key *a, const struct key *b)
-{
-    return a->hash == b->hash && a->bytes == b->bytes && !memcmp(key_text(s, a), key_text(s, b), a->bytes);
-}
-
-/* The slot that holds an equal key, or the free one where it belongs. */
-static size_t *find_slot(const struct scan *s, const struct frame *f, const struct key *k)
-{
-    size_t mask = f->slot_count - 1;
-    size_t i = k->hash & mask;
-
-    while (f->slots[i] && !keys_equal(s, &s->keys[f->slots[i] - 1], k))
-        i = (i + 1) & mask;
-    return &f->slots[i];
-}
-
-/* Puts all keys the object has so far into a table with room for four times as many. */
-static void grow_slots(const struct scan *s, struct frame *f, size_t keys_end)
-{
-    size_t wanted = (keys_end - f->first_key) * 4;
-
-    mem_free(f->slots);
-    for (f->slot_count = 64; f->slot_count < wanted;)
-        f->slot_count *= 2;
-    f->slots = mem_alloc(f->slot_count * sizeof *f->slots);
-    for (size_t i = f->first_key; i < keys_end; i++)
-        *find_slot(s, f, &s->keys[i]) = i + 1;
-}
-
-static bool is_duplicate(struct scan *s, struct frame *f, const struct key *k)
-{
-    size_t in_object = s->key_count - f->first_key;
-    size_t *slot = NULL;
-
-    if (in_object < KEYS_COMPARED_ONE_BY_ONE) {
-        for (size_t i = f->first_key; i < s->key_count; i++)
-            if (keys_equal(s, &s->keys[i], k))
-                return true;
-        return false;
-    }
-    if (in_object * 2 >= f->slot_count)
-        grow_slots(s, f, s->key_count);
-    slot = find_slot(s, f, k);
-    if (*slot)
-        return true;
-    *slot = s->key_count + 1;
-    return false;
-}
-
-static bool scan_key(struct scan *s)
-{
-    struct frame *f = &s->stack[s->depth - 1];
-    struct key k = {0};
-    size_t quote = s->at, begin = 0;
-
-    if (!scan_string(s, &begin, &k.escaped))
-        return false;
-    k.at = begin;
-    k.bytes = s->at - 1 - begin;
-    if (k.escaped) {
-        k.at = s->unescaped.bytes;
-        json_unescape(&s->unescaped, s->text + begin, k.bytes);
-        k.bytes = s->unescaped.bytes - k.at;
-    }
-    k.hash = hash_key(key_text(s, &k), k.bytes);
-    if (is_duplicate(s, f, &k)) {
-        char what[300];
-        snprintf(what, sizeof what, "duplicate key '%.*s'", shown_bytes(k.bytes), key_text(s, &k));
-        return refuse(s, quote, what);
-    }
-    if (s->key_count == s->key_room) {
-        s->key_room = s->key_room ? s->key_room * 2 : 64;
-        s->keys = mem_grow(s->keys, s->key_room, sizeof *s->keys);
-    }
-    s->keys[s->key_count++] = k;
-    return true;
+    return json_scan_refuse(s, s->at, what);
 }
 
 /* ---- numbers ---- */
@@ -343,15 +104,15 @@ static bool number_end(struct scan *s, size_t *end, bool *plain)
     first = *plain ? at : at + 1;
     at = digits_end(s, first);
     if (at == first)
-        return refuse(s, s->at, "minus sign without digits");
+        return json_scan_refuse(s, s->at, "minus sign without digits");
     if (s->text[first] == '0' && at > first + 1)
-        return refuse(s, s->at, "number with a leading zero");
+        return json_scan_refuse(s, s->at, "number with a leading zero");
     if (s->text[at] == '.') {
         *plain = false;
         first = at + 1;
         at = digits_end(s, first);
         if (at == first)
-            return refuse(s, s->at, "no digit behind the decimal point");
+            return json_scan_refuse(s, s->at, "no digit behind the decimal point");
     }
     if (s->text[at] == 'e' || s->text[at] == 'E') {
         *plain = false;
@@ -360,7 +121,7 @@ static bool number_end(struct scan *s, size_t *end, bool *plain)
             first++;
         at = digits_end(s, first);
         if (at == first)
-            return refuse(s, s->at, "no digit in the exponent");
+            return json_scan_refuse(s, s->at, "no digit in the exponent");
     }
     *end = at;
     return true;
@@ -378,7 +139,7 @@ static bool scan_number(struct scan *s)
         char what[120];
         snprintf(what, sizeof what, "'%.*s' is not an integer from 0 to 2^64-1",
                  (int)(end - begin < 40 ? end - begin : 40), s->text + begin);
-        return refuse(s, begin, what);
+        return json_scan_refuse(s, begin, what);
     }
     n.value = n.is_u64 ? (double)n.u64 : strtod(s->text + begin, NULL);
     add_number(s->numbers, n);
@@ -411,7 +172,7 @@ static bool scan_comment(struct scan *s)
     } else if (s->text[begin + 1] == '*') {
         end = memmem(s->text + begin + 2, s->bytes - begin - 2, "*/", 2);
         if (!end)
-            return refuse(s, begin, "comment without an end");
+            return json_scan_refuse(s, begin, "comment without an end");
         s->at = (size_t)(end - s->text) + 2;
     } else {
         return refuse_byte(s, "a comment");
@@ -439,7 +200,7 @@ static bool skip_space(struct scan *s)
 static bool open_container(struct scan *s, bool is_object)
 {
     if (s->depth == JSON_DEPTH_MAX)
-        return refuse(s, s->at, "nesting deeper than 127");
+        return json_scan_refuse(s, s->at, "nesting deeper than 127");
     s->stack[s->depth++] = (struct frame){
         .is_object = is_object,
         .first_key = s->key_count,
@@ -486,7 +247,7 @@ static bool scan_value(struct scan *s, enum expect *next)
     }
     *next = after_value(s);
     if (c == '"')
-        ok = scan_string(s, &begin, &escaped);
+        ok = json_scan_string(s, &begin, &escaped);
     else if (c == '-' || is_digit(c))
         ok = scan_number(s);
     else
@@ -498,7 +259,7 @@ static bool scan_member(struct scan *s, enum expect *next)
 {
     if (s->text[s->at] != '"')
         return refuse_byte(s, *next == EXPECT_KEY ? "a key" : "a key or '}'");
-    if (!scan_key(s) || !skip_space(s))
+    if (!json_scan_key(s) || !skip_space(s))
         return false;
     if (s->text[s->at] != ':')
         return refuse_byte(s, "':'");
@@ -565,9 +326,9 @@ static bool scan_text(struct scan *s)
     size_t valid_bytes = utf8_end(s->text, s->bytes);
 
     if (valid_bytes < s->bytes)
-        return refuse(s, valid_bytes, "invalid UTF-8");
+        return json_scan_refuse(s, valid_bytes, "invalid UTF-8");
     if (s->bytes >= 3 && !memcmp(s->text, "\xef\xbb\xbf", 3))
-        return refuse(s, 0, "byte order mark");
+        return json_scan_refuse(s, 0, "byte order mark");
     if ((s->flags & JSON_NO_LEADING_SPACE) && s->bytes && strchr(" \t\r\n/", s->text[0]))
         return refuse_byte(s, "the first byte of a value");
     for (;;) {

@@ -4,7 +4,8 @@
  * the columns however the matrix is cut.
  *
  * Where a variant can decode in registers (quant/gemm_codes.h), few tokens need
- * no panel, and of many the first ones fill it while they are worked. */
+ * no panel, and of many the first ones fill it while they are worked. Where it
+ * has strips (quant/gemm_strips.h), these are its panels. */
 #include "quant/gemm.h"
 
 #include <assert.h>
@@ -13,9 +14,7 @@
 #include "quant/decode.h"
 #include "quant/gemm_codes.h"
 #include "quant/gemm_kernel.h"
-
-/* Up to so many tokens decoding again costs less than a panel does. */
-#define FEW_TOKENS 24u
+#include "quant/gemm_strips.h"
 
 struct product {
     const struct gemm_kernel *kernel;
@@ -24,6 +23,11 @@ struct product {
     struct gemm_coder coder;
     float *panel; /* [GEMM_ROWS][GEMM_STRIDE] */
     float *sums;  /* [tokens][GEMM_ROWS][GEMM_LANES] */
+    /* In the same memory: */
+    float *decoded;    /* [GEMM_STRIP_ROWS][GEMM_STRIP_COLS] */
+    float *strips;     /* [GEMM_STRIPS][GEMM_STRIP_FLOATS] */
+    float *packed;     /* x of a block, panel after panel of columns */
+    float *strip_sums; /* of a block */
     const float *x;
     size_t x_stride;
     float *y;
@@ -32,22 +36,48 @@ struct product {
 };
 
 /* Blocks of one size, for a short last one would decode all weights for little; in whole tiles. */
-static size_t block_tokens(size_t tokens)
+static size_t block_tokens(size_t tokens, size_t limit)
 {
-    size_t blocks = (tokens + GEMM_TOKENS - 1) / GEMM_TOKENS, each = blocks ? (tokens + blocks - 1) / blocks : 0;
+    size_t blocks = (tokens + limit - 1) / limit, each = blocks ? (tokens + blocks - 1) / blocks : 0;
 
     return blocks > 1 ? (each + GEMM_TILE_TOKENS - 1) / GEMM_TILE_TOKENS * GEMM_TILE_TOKENS : each;
 }
 
+static size_t at_most(size_t n, size_t limit)
+{
+    return n < limit ? n : limit;
+}
+
+static size_t packed_floats(size_t tokens, uint64_t cols)
+{
+    return GEMM_LANES * (cols / GEMM_STRIP_COLS * gemm_x_lane(tokens, GEMM_STRIP_COLS) +
+                         gemm_x_lane(tokens, cols % GEMM_STRIP_COLS));
+}
+
+/* As many as may be packed at once, in whole tiles. */
+static size_t strip_tokens(uint64_t cols)
+{
+    size_t tokens = at_most(GEMM_STRIP_X_BYTES / (cols * sizeof(float)), GEMM_STRIP_TOKENS);
+
+    return tokens < GEMM_TILE_TOKENS ? GEMM_TILE_TOKENS : tokens / GEMM_TILE_TOKENS * GEMM_TILE_TOKENS;
+}
+
+/* Tokens up to the limit, not block_tokens, which falls where blocks split. */
 static void product_place(struct product *p, const struct coded *w, size_t tokens, struct scratch *s)
 {
-    size_t kept = tokens < GEMM_TOKENS ? tokens : GEMM_TOKENS; /* not block_tokens, which falls where blocks split */
-
     p->w = w;
     decoder_place(&p->decoder, &w->scheme, w->cols, s);
     gemm_coder_place(&p->coder, w->cols, s);
-    p->panel = scratch_take(s, GEMM_ROWS * GEMM_STRIDE * sizeof *p->panel);
-    p->sums = scratch_take(s, kept * GEMM_ROWS * GEMM_LANES * sizeof *p->sums);
+
+    struct scratch panels = *s, strips = *s;
+    size_t kept = at_most(tokens, strip_tokens(w->cols));
+    p->panel = scratch_take(&panels, GEMM_ROWS * GEMM_STRIDE * sizeof *p->panel);
+    p->sums = scratch_take(&panels, at_most(tokens, GEMM_TOKENS) * GEMM_ROWS * GEMM_LANES * sizeof *p->sums);
+    p->decoded = scratch_take(&strips, GEMM_STRIP_ROWS * GEMM_STRIP_COLS * sizeof *p->decoded);
+    p->strips = scratch_take(&strips, GEMM_STRIPS * GEMM_STRIP_FLOATS * sizeof *p->strips);
+    p->packed = scratch_take(&strips, packed_floats(kept, w->cols) * sizeof *p->packed);
+    p->strip_sums = scratch_take(&strips, kept * GEMM_STRIPS * GEMM_STRIP_SUMS * sizeof *p->strip_sums);
+    s->used_bytes = panels.used_bytes > strips.used_bytes ? panels.used_bytes : strips.used_bytes;
 }
 
 size_t gemm_scratch_bytes(const struct coded *w, size_t tokens)
@@ -81,8 +111,8 @@ static struct gemm_later codes_later(const struct product *p, uint64_t row, size
         return (struct gemm_later){0};
     return (struct gemm_later){.codes = codes.codes,
                                .row_bytes = codes.row_bytes,
-                               .bytes = codes.row_bytes * (left < GEMM_COLS ? left : GEMM_COLS) / p->w->cols,
-                               .rows = rows_left < GEMM_ROWS ? rows_left : GEMM_ROWS};
+                               .bytes = codes.row_bytes * at_most(left, GEMM_COLS) / p->w->cols,
+                               .rows = at_most(rows_left, GEMM_ROWS)};
 }
 
 /* Columns [col, col + cols) of some rows for some tokens, by way of the panel. */
@@ -94,7 +124,8 @@ static bool add_panel(struct product *p, uint64_t row, size_t rows, size_t token
     float *kept = first < tokens ? p->panel : NULL;
     struct gemm_codes codes;
 
-    if (!gemm_coder_describe(&p->coder, &p->decoder, row, rows, col, cols, &codes) ||
+    if (!p->kernel->sum_coded || rows % GEMM_TILE_ROWS != 0 ||
+        !gemm_coder_describe(&p->coder, &p->decoder, row, rows, col, cols, &codes) ||
         !p->kernel->sum_coded(p->sums, kept, &codes, rows, x, p->x_stride, first, cols, col == 0)) {
         if (!fill_panel(p, row, rows, col, cols, e))
             return false;
@@ -114,7 +145,7 @@ static bool add_rows(struct product *p, uint64_t row, size_t rows, size_t token,
 {
     struct gemm_codes codes;
 
-    if (tokens > FEW_TOKENS)
+    if (tokens > p->kernel->few_tokens || rows % GEMM_TILE_ROWS != 0)
         return false;
     for (size_t r = 0; r < rows; r += GEMM_CODER_ROWS) {
         size_t some = rows - r < GEMM_CODER_ROWS ? rows - r : GEMM_CODER_ROWS;
@@ -130,15 +161,92 @@ static bool add_rows(struct product *p, uint64_t row, size_t rows, size_t token,
     return true;
 }
 
-static bool multiply_rows(struct product *p, uint64_t row, size_t rows, size_t token, size_t tokens, struct err *e)
+/* ---- strips ---- */
+
+static bool fill_strip(struct product *p, float *strip, uint64_t row, size_t rows, uint64_t col, size_t cols,
+                       struct err *e)
+{
+    const struct gemm_strips *kernel = p->kernel->strips;
+    struct gemm_codes codes;
+
+    if (gemm_coder_describe(&p->coder, &p->decoder, row, rows, col, cols, &codes) &&
+        kernel->fill(strip, &codes, rows, cols))
+        return true;
+    for (size_t r = 0; r < rows; r++)
+        if (!decode_cols(&p->decoder, row + r, col, cols, p->decoded + r * GEMM_STRIP_COLS, e))
+            return false;
+    codes = (struct gemm_codes){
+        .coding = GEMM_F32, .codes = (const uint8_t *)p->decoded, .row_bytes = GEMM_STRIP_COLS * sizeof *p->decoded};
+    bool finite = kernel->fill(strip, &codes, rows, cols);
+    assert(finite); /* decode_cols has seen to it */
+    return finite;
+}
+
+static void pack_block(struct product *p, size_t token, size_t tokens)
+{
+    float *to = p->packed;
+
+    for (uint64_t c = 0; c < p->w->cols; c += GEMM_STRIP_COLS) {
+        size_t cols = at_most(p->w->cols - c, GEMM_STRIP_COLS);
+        p->kernel->strips->pack(to, p->x + token * p->x_stride + c, p->x_stride, tokens, cols);
+        to += GEMM_LANES * gemm_x_lane(tokens, cols);
+    }
+}
+
+static bool multiply_strips(struct product *p, uint64_t row, size_t rows, size_t token, size_t tokens, struct err *e)
+{
+    const struct gemm_strips *kernel = p->kernel->strips;
+    size_t strips = (rows + GEMM_STRIP_ROWS - 1) / GEMM_STRIP_ROWS;
+    const float *packed = p->packed;
+
+    for (uint64_t c = 0; c < p->w->cols; c += GEMM_STRIP_COLS) {
+        size_t cols = at_most(p->w->cols - c, GEMM_STRIP_COLS);
+        for (size_t s = 0, r = 0; s < strips; s++, r += GEMM_STRIP_ROWS)
+            if (!fill_strip(p, p->strips + s * GEMM_STRIP_FLOATS, row + r, at_most(rows - r, GEMM_STRIP_ROWS), c, cols,
+                            e))
+                return false;
+        kernel->sum(p->strip_sums, p->strips, strips, packed, tokens, cols, c == 0);
+        packed += GEMM_LANES * gemm_x_lane(tokens, cols);
+    }
+    kernel->fold(p->y + token * p->y_stride + row, p->y_stride, p->strip_sums, rows, tokens, p->add);
+    return true;
+}
+
+/* ---- all of it ---- */
+
+static bool multiply_panels(struct product *p, uint64_t row, size_t rows, size_t token, size_t tokens, struct err *e)
+{
+    for (uint64_t c = 0; c < p->w->cols; c += GEMM_COLS)
+        if (!add_panel(p, row, rows, token, tokens, c, at_most(p->w->cols - c, GEMM_COLS), e))
+            return false;
+    p->kernel->fold(p->y + token * p->y_stride + row, p->y_stride, p->sums, rows, tokens, p->add);
+    return true;
+}
+
+/* Few tokens: false when there are more, or when the weights are not as sum_coded wants them. */
+static bool multiply_few(struct product *p, uint64_t row, size_t rows, size_t token, size_t tokens)
 {
     if (!add_rows(p, row, rows, token, tokens))
-        for (uint64_t c = 0; c < p->w->cols; c += GEMM_COLS) {
-            size_t cols = p->w->cols - c < GEMM_COLS ? p->w->cols - c : GEMM_COLS;
-            if (!add_panel(p, row, rows, token, tokens, c, cols, e))
-                return false;
-        }
+        return false;
     p->kernel->fold(p->y + token * p->y_stride + row, p->y_stride, p->sums, rows, tokens, p->add);
+    return true;
+}
+
+static bool multiply_block(struct product *p, uint64_t row, uint64_t count, size_t token, size_t tokens, struct err *e)
+{
+    size_t step = p->kernel->strips ? GEMM_STRIPS_ROWS : GEMM_ROWS;
+    bool packed = false, few = tokens <= p->kernel->few_tokens; /* whose sums lie where x is packed */
+
+    for (uint64_t r = row, rows; r < row + count; r += rows) {
+        rows = at_most(row + count - r, step);
+        if (multiply_few(p, r, rows, token, tokens))
+            continue;
+        if (p->kernel->strips && (few || !packed))
+            pack_block(p, token, tokens);
+        packed = true;
+        if (!(p->kernel->strips ? multiply_strips : multiply_panels)(p, r, rows, token, tokens, e))
+            return false;
+    }
     return true;
 }
 
@@ -151,14 +259,9 @@ bool gemm(const struct kernel *k, const struct coded *w, uint64_t row, uint64_t 
     assert(w->cols > 0 && row + count <= w->rows && row % scheme_row_multiple(&w->scheme) == 0);
     product_place(&p, w, tokens, &s);
     decoder_init(&p.decoder, k, 0, &w->parts);
-    size_t block = block_tokens(tokens);
-    for (size_t t = 0; t < tokens; t += block) {
-        size_t some = tokens - t < block ? tokens - t : block;
-        for (uint64_t r = 0; r < count; r += GEMM_ROWS) {
-            size_t rows = count - r < GEMM_ROWS ? count - r : GEMM_ROWS;
-            if (!multiply_rows(&p, row + r, rows, t, some, e))
-                return false;
-        }
-    }
+    size_t block = block_tokens(tokens, p.kernel->strips ? strip_tokens(w->cols) : GEMM_TOKENS);
+    for (size_t t = 0; t < tokens; t += block)
+        if (!multiply_block(&p, row, count, t, at_most(tokens - t, block), e))
+            return false;
     return true;
 }

@@ -212,5 +212,5 @@ static void fold(float *y, size_t y_stride, const float *sums, size_t rows, size
         }
 }
 
-const struct gemm_kernel gemm_avx512 = {.sum = sum, .sum_coded = gemm_sum_coded_avx512, .fold = fold};
+const struct gemm_kernel gemm_avx512 = {.few_tokens = 24, .sum = sum, .sum_coded = gemm_sum_coded_avx512, .fold = fold};
 #endif

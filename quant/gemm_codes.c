@@ -80,8 +80,7 @@ bool gemm_coder_describe(struct gemm_coder *c, struct decoder *d, uint64_t row, 
     uint64_t group = d->block_cols, first = col / group, end = (col + cols + group - 1) / group;
     bool shared = d->from->kind == SCHEME_FP8_BLOCK || d->from->kind == SCHEME_FP8_TENSOR, ok;
 
-    if (!d->kernel->gemm->sum_coded || rows % GEMM_TILE_ROWS != 0 || !groups_fit(group, col, cols) ||
-        !gemm_coder_locate(d, row, col, codes))
+    if (!groups_fit(group, col, cols) || !gemm_coder_locate(d, row, col, codes))
         return false;
     codes->group_cols = group < cols ? group : cols;
     codes->scales = NULL;

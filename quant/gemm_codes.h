@@ -7,7 +7,7 @@
 #include "quant/decode.h"
 #include "quant/gemm_kernel.h"
 
-/* Rows that whole rows of columns are described for at once. */
+/* Rows that any number of columns is described for at once. */
 #define GEMM_CODER_ROWS 16u
 
 struct gemm_coder {
@@ -19,7 +19,7 @@ void gemm_coder_place(struct gemm_coder *c, uint64_t cols, struct scratch *s);
 /* Coding, place and row_bytes alone; false for a scheme that no variant takes as it is. */
 bool gemm_coder_locate(const struct decoder *d, uint64_t row, uint64_t col, struct gemm_codes *codes);
 /* Columns [col, col + cols) of `rows` rows: at most GEMM_ROWS with at most GEMM_COLS columns and a col that is a
- * multiple of these, else GEMM_CODER_ROWS and whole rows. False: not as they are. Valid until the next call. */
+ * multiple of these, else GEMM_CODER_ROWS with any columns. False: not as they are. Valid until the next call. */
 bool gemm_coder_describe(struct gemm_coder *c, struct decoder *d, uint64_t row, size_t rows, uint64_t col, size_t cols,
                          struct gemm_codes *codes);
 

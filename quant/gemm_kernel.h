@@ -41,25 +41,32 @@ struct gemm_later {
     size_t row_bytes, bytes, rows;
 };
 
+struct gemm_strips; /* quant/gemm_strips.h */
+
 struct gemm_kernel {
+    /* Up to so many tokens decoding again costs less than a panel does: sum_coded alone. */
+    size_t few_tokens;
     /* sums[t][r][l] of [tokens][GEMM_ROWS][GEMM_LANES] = fma(x[t][c], w[r][c], sums[t][r][l]), l = c % 16, c ascending
      * below cols; from +0 when `first`. w is [rows][GEMM_STRIDE]. Sums of rows that pad the last four may be written.
-     */
+     * NULL where strips do it. */
     void (*sum)(float *sums, const float *w, size_t rows, const float *x, size_t x_stride, size_t tokens, size_t cols,
                 bool first, const struct gemm_later *later);
     /* The same for at most GEMM_TILE_TOKENS tokens with weights that are decoded on the way and, if panel is not NULL,
      * left there for other tokens; then it is that many tokens. rows is a multiple of GEMM_TILE_ROWS, cols of
      * GEMM_CODED_COLS, at most GEMM_COLS with a panel. False: a code is not finite. NULL where a variant has none:
-     * panels are then filled by decode_cols.
-     */
+     * panels are then filled by decode_cols. Beside strips it is for few tokens only, without a panel. */
     bool (*sum_coded)(float *sums, float *panel, const struct gemm_codes *w, size_t rows, const float *x,
                       size_t x_stride, size_t tokens, size_t cols, bool first);
     /* y[t * y_stride + r] = the fold of sums[t][r], or that added to it. */
     void (*fold)(float *y, size_t y_stride, const float *sums, size_t rows, size_t tokens, bool add);
+    /* NULL, or what works more than few tokens instead of sum. */
+    const struct gemm_strips *strips;
 };
 
 extern const struct gemm_kernel gemm_ref, gemm_avx2, gemm_avx512;
 
+bool gemm_sum_coded_avx2(float *sums, float *panel, const struct gemm_codes *w, size_t rows, const float *x,
+                         size_t x_stride, size_t tokens, size_t cols, bool first);
 bool gemm_sum_coded_avx512(float *sums, float *panel, const struct gemm_codes *w, size_t rows, const float *x,
                            size_t x_stride, size_t tokens, size_t cols, bool first);
 

@@ -108,8 +108,12 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
 
     (void)operand_count;
     if (!read_options(&options, e) || !source_open(&source, operands[0], false, e) ||
-        !routing_stats_read(&trace, opts.trace, e) || !bench_io_run(&bench, &source, &trace, &options, e))
+        !routing_stats_read(&trace, opts.trace, e))
         goto done;
+    if (!bench_io_run(&bench, &source, &trace, &options, e)) {
+        err_in(e, "'%s' for '%s'", opts.trace, operands[0]);
+        goto done;
+    }
     if (opts.json)
         bench_io_print_json(&bench, &out);
     else

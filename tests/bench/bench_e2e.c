@@ -38,7 +38,8 @@
 #define THREADS       "2"
 #define GIGA          1e9
 #define PEAK_BAR      300e6
-#define SCALE_EXPERTS "6" /* a layer is then 0.5 GB */
+#define SCALE_EXPERTS "6"  /* a layer is then 0.5 GB */
+#define SCALE_VOCAB   "64" /* embedding and head do not grow with the layers: next to none, and all sizes are alike */
 #define SCALE_ROUNDS  3
 #define BARE          "--no-fingerprint"
 
@@ -234,8 +235,8 @@ static void compare(const struct place *p, const struct task *t, unsigned round_
 
 static void generate_layers(const char *dir, const char *layers)
 {
-    must(run((const char *const[]){generator, "--layers", layers, "--dense", "0", "--experts", SCALE_EXPERTS, dir,
-                                   NULL}),
+    must(run((const char *const[]){generator, "--layers", layers, "--dense", "0", "--experts", SCALE_EXPERTS, "--vocab",
+                                   SCALE_VOCAB, dir, NULL}),
          "the generator failed");
 }
 
@@ -328,6 +329,7 @@ static uint64_t weight_count(const char *dir)
 struct point {
     double rate;    /* weights a second */
     double machine; /* the same if reading and writing were all */
+    double cpu;     /* ns a weight: of all threads, whoever else is at work */
     double peak;    /* bytes, with the fingerprint */
 };
 
@@ -350,7 +352,7 @@ static struct point measure(const struct place *p, const char *recipe, const cha
 {
     const char *argv[] = {quern,     "quantize", "--recipe", recipe, "--threads", THREADS,
                           "--quiet", p->in,      p->out,     NULL,   NULL};
-    double seconds[SCALE_ROUNDS] = {0}, user[SCALE_ROUNDS] = {0}, system[SCALE_ROUNDS] = {0};
+    double seconds[SCALE_ROUNDS] = {0}, user[SCALE_ROUNDS] = {0}, system[SCALE_ROUNDS] = {0}, cpu[SCALE_ROUNDS] = {0};
     double machine[SCALE_ROUNDS] = {0};
     struct point point = {0};
 
@@ -365,11 +367,13 @@ static struct point measure(const struct place *p, const char *recipe, const cha
         seconds[i] = must(o, "quern failed");
         user[i] = o.user_seconds;
         system[i] = o.system_seconds;
+        cpu[i] = user[i] + system[i];
         point.peak = fmax(point.peak, (double)o.peak_bytes);
         machine[i] = read_seconds(p->in) + copy_seconds(p, p->out);
     }
     point.rate = weights / least(seconds, SCALE_ROUNDS);
     point.machine = weights / least(machine, SCALE_ROUNDS);
+    point.cpu = GIGA * least(cpu, SCALE_ROUNDS) / weights;
     printf("%-3s layers %5.2f B weights   %.2f G weights/s, cat in + cp out %.2f: ratio %.2f   CPU ns a weight: user "
            "%.2f, system %.2f   peak %.0f MB%s\n",
            layers, weights / GIGA, point.rate / GIGA, point.machine / GIGA, point.machine / point.rate,
@@ -393,18 +397,19 @@ static double spread(const double *values, size_t count)
 /* Most over least of each. */
 static void print_spread(const struct point *points, size_t count)
 {
-    double rate[3], machine[3], ratio[3], peak[3];
+    double rate[3], machine[3], ratio[3], cpu[3], peak[3];
 
     for (size_t i = 0; i < count; i++) {
         rate[i] = points[i].rate;
         machine[i] = points[i].machine;
         ratio[i] = points[i].machine / points[i].rate;
+        cpu[i] = points[i].cpu;
         peak[i] = points[i].peak;
     }
-    printf("most over least: weights/s %.2f (bar 1.1)%s; of cat and cp %.2f, of the ratio to them %.2f; memory %.2f "
-           "(bar 1.1)%s\n",
+    printf("most over least: weights/s %.2f (bar 1.1)%s; of cat and cp %.2f, of the ratio to them %.2f; CPU a weight "
+           "%.2f; memory %.2f (bar 1.1)%s\n",
            spread(rate, count), verdict(spread(rate, count), 1.1), spread(machine, count), spread(ratio, count),
-           spread(peak, count), verdict(spread(peak, count), 1.1));
+           spread(cpu, count), spread(peak, count), verdict(spread(peak, count), 1.1));
 }
 
 static void bench_scaling(const char *dir, uint64_t bytes)

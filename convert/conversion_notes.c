@@ -1,0 +1,78 @@
+#include "convert/conversion_notes.h"
+
+#include "formats/base/log.h"
+#include "formats/engine.h"
+#include "verify/lint.h"
+
+static void say_line(void *ctx, const char *rule, const char *line)
+{
+    (void)ctx;
+    (void)rule;
+    log_note("%s", line);
+}
+
+static void note_limits(const struct plan *p, const struct plan_output *o)
+{
+    struct engine_weight *list = mem_alloc((p->weight_count + 1) * sizeof *list);
+    size_t count = 0;
+
+    for (size_t i = 0; i < p->weight_count; i++)
+        if (p->weights[i]->id.part != NAME_INPUT_SCALE)
+            list[count++] = (struct engine_weight){.weight = p->weights[i], .scheme = &o->rows[i].scheme};
+    engine_check_limits(list, count, say_line, NULL);
+    mem_free(list);
+}
+
+#define FALL_BACKS_LISTED 8u
+
+static void note_drops(const struct plan_output *o)
+{
+    if (o->drop_count > 0)
+        log_note("%zu source tensors are left out, '%s' first: %s", o->drop_count, o->drops[0].name, o->drops[0].why);
+}
+
+static void note_fall_backs(const struct plan *p, const struct plan_output *o)
+{
+    size_t count = 0;
+
+    for (size_t i = 0; i < p->weight_count; i++)
+        if (o->rows[i].fell_back && count++ < FALL_BACKS_LISTED)
+            log_note("'%s' stays wider: %s", p->weights[i]->name, o->rows[i].why);
+    if (count > FALL_BACKS_LISTED)
+        log_note("%zu more weights stay wider; --dry-run --verbose lists them", count - FALL_BACKS_LISTED);
+}
+
+/* A model that lacks a weight converts, but no engine loads it. */
+static void warn_missing(const struct plan *p)
+{
+    struct findings findings = {0};
+    const struct lint lint = {.source = p->source, .findings = &findings};
+
+    lint_promises(&lint);
+    for (size_t i = 0; i < findings.count; i++)
+        if (findings.items[i].rule == RULE_WEIGHT_MISSING || findings.items[i].rule == RULE_MTP_MISSING)
+            log_warn("source '%s': %s", p->source->checkpoint.path, findings.items[i].text);
+    findings_release(&findings);
+}
+
+void conversion_note_plan(const struct plan *p)
+{
+    warn_missing(p);
+    for (size_t i = 0; i < p->source->checkpoint.note_count; i++)
+        log_note("%s", p->source->checkpoint.notes[i].text);
+    for (size_t o = 0; o < p->output_count; o++) {
+        note_drops(&p->outputs[o]);
+        note_fall_backs(p, &p->outputs[o]);
+        note_limits(p, &p->outputs[o]);
+    }
+}
+
+void conversion_note_proofs(const struct plan *p, const struct proof *proofs, const struct proof_wishes *wishes)
+{
+    for (size_t o = 0; o < p->output_count && !wishes->no_fingerprint; o++) {
+        if (proofs[o].why_not)
+            log_note("there will be no fingerprint in '%s': %s", p->outputs[o].dir, proofs[o].why_not);
+        if (proofs[o].renumbering && proofs[o].why_unproved && !wishes->no_proof)
+            log_note("that the renumbered model is the same function will not be proved: %s", proofs[o].why_unproved);
+    }
+}
