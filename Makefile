@@ -7,7 +7,7 @@
 #   make deb             a Debian package       make check-deb       install, use and remove it
 #   make install         PREFIX= DESTDIR=       make uninstall       the same
 #   make check-html      the HTML reports in a headless Chromium
-#   make check-oracle    an independent PyTorch reader reads what is written (python3-torch; skips without)
+#   make check-oracle    PyTorch reads what is written, and runs it (python3-torch; skips without)
 #   make check-tokenizer  ids held against npm's tokenizers, over texts of many kinds (installs them under build/peers)
 #   make fuzz T=json     one fuzz target        make t F='json.*'    one area's unit tests
 #   make deps            install what is missing (Debian)            make format, make clean

@@ -77,6 +77,7 @@ static const struct field fingerprint_fields[] = {
     {"kernel_class", FIELD_TEXT, false, FIELD(manifest_fingerprint, kernel_class)},
     {"prompt",       FIELD_U32S, false, FIELD_N(manifest_fingerprint, prompt, prompt_count)},
     {"positions",    FIELD_LIST, false, FIELD_N(manifest_fingerprint, positions, position_count), .of = &position_table},
+    {"mtp",          FIELD_LIST, true,  FIELD_N(manifest_fingerprint, mtp, mtp_count), .of = &position_table},
     {"routing",      FIELD_LIST, true,  FIELD_N(manifest_fingerprint, routing, routing_count), .of = &choices_table},
 };
 static const struct table fingerprint_table = TABLE(manifest_fingerprint, fingerprint_fields, false);

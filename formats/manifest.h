@@ -78,6 +78,8 @@ struct manifest_fingerprint {
     size_t prompt_count;
     struct manifest_position *positions; /* one for each token of the prompt */
     size_t position_count;
+    struct manifest_position *mtp; /* of the first MTP layer, the token after next: one for each token but the last */
+    size_t mtp_count;              /* 0: there is none, or it was not asked */
     struct manifest_choices *routing; /* one for each layer with a router */
     size_t routing_count;
 };

@@ -152,6 +152,8 @@ static bool read_byte_level(struct reading *r, const struct json *v, struct err 
     return !use_regex || tokenizer_add_split(r->t, GPT2_PATTERN, e);
 }
 
+/* DeepSeek-V2's tokenizer.json, as copies of it have it: Split by line ends, by letters, by punctuation, by \s+$ and by
+ * CJK, then Digits with individual_digits, then ByteLevel without its pattern. llama.cpp's deepseek-llm has \p{N}+. */
 static bool read_digits(struct reading *r, const struct json *v, struct err *e)
 {
     bool individual = false;

@@ -61,9 +61,11 @@ TEST(fingerprint, log_probabilities_descend_and_sum_to_less_than_one)
     ASSERT_OK(source_open(&s, SAMPLE, true, &e), e);
     EXPECT_OK(fingerprint_make(&f, &a, &s, &o, &e), e);
     EXPECT_EQ_U64(FINGERPRINT_TOKENS, f ? f->position_count : 0);
-    EXPECT_EQ_U64(3, f ? f->routing_count : 0);
-    for (size_t t = 0; f && t < f->position_count; t++) {
-        const struct manifest_position *p = &f->positions[t];
+    EXPECT_EQ_U64(FINGERPRINT_TOKENS - 1, f ? f->mtp_count : 0);
+    EXPECT_EQ_U64(4, f ? f->routing_count : 0); /* three main layers, and the MTP layer */
+    EXPECT_EQ_U64((FINGERPRINT_TOKENS - 1) * 4, f ? f->routing[3].expert_count : 0);
+    for (size_t t = 0; f && t < f->position_count + f->mtp_count; t++) {
+        const struct manifest_position *p = t < f->position_count ? &f->positions[t] : &f->mtp[t - f->position_count];
         double sum = 0;
         ct_case("position %zu", t);
         EXPECT_EQ_U64(FINGERPRINT_TOP, p->id_count);

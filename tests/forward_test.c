@@ -1,6 +1,7 @@
 /* What a forward pass promises beside its numbers: the same bits, hooks, refusals. The numbers are in
  * forward_golden_test.c. */
 #include "verify/forward.h"
+#include "verify/forward_options.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -10,6 +11,7 @@
 #include "quant/transform.h"
 #include "tests/ct.h"
 #include "tests/forward_support.h"
+#include "verify/forward_options.h"
 #include "verify/mtp.h"
 #include "verify/step.h"
 
@@ -446,6 +448,8 @@ TEST(forward, sparse_attention_is_refused_past_the_tokens_it_keeps)
         ckpt_matrix(&m.maker, arena_printf(&m.maker.arena, "model.layers.%zu.self_attn.indexer.wk.weight", i),
                     DTYPE_BF16, 16, 64, NULL);
     made_open(&m);
+    EXPECT_STR_HAS(forward_caveat(&m.maker.arena, &m.source),
+                   "is not run: up to 8 tokens its sparse attention is dense");
     ASSERT_OK(forward_open(&f, &m.source, &o, &e) && forward_begin(f, &b, &e), e);
     b.tokens = s.tokens = 9;
     EXPECT_FALSE(forward_begin(f, &b, &e));

@@ -104,7 +104,7 @@ static struct manifest full_manifest(void)
     static double logprobs[] = {-0.12345, -17.5};
     static struct manifest_position positions[] = {{ids, 2, logprobs, 2}, {ids, 0, logprobs, 0}};
     static struct manifest_choices routing[] = {{3, experts, 4}};
-    static struct manifest_fingerprint print = {"exact", ids, 2, positions, 2, routing, 1};
+    static struct manifest_fingerprint print = {"exact", ids, 2, positions, 2, positions, 1, routing, 1};
 
     return (struct manifest){
         .version = MANIFEST_VERSION,
@@ -178,6 +178,8 @@ TEST(manifest, a_row_is_read_field_by_field)
     ASSERT_TRUE(got.fingerprint != NULL);
     EXPECT_EQ_U64(4294967295u, got.fingerprint->prompt[1]);
     EXPECT_TRUE(got.fingerprint->positions[0].logprobs[1] == -17.5);
+    EXPECT_EQ_U64(1, got.fingerprint->mtp_count);
+    EXPECT_EQ_U64(5, got.fingerprint->mtp[0].ids[0]);
     EXPECT_EQ_U64(3, got.fingerprint->routing[0].layer);
     buf_release(&text);
     arena_release(&a);

@@ -161,6 +161,17 @@ static void position_missing(const char *dir)
     bundle_edit_manifest(dir, fewer_positions);
 }
 
+static void fewer_mtp_positions(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->fingerprint->mtp_count--;
+}
+
+static void mtp_position_missing(const char *dir)
+{
+    bundle_edit_manifest(dir, fewer_mtp_positions);
+}
+
 static void strange_expert(struct manifest *m, struct arena *a)
 {
     (void)a;
@@ -201,10 +212,38 @@ static const struct defect defects[] = {
     {"fingerprint-missing", fingerprint_forgotten, BASE_INT4, HOW_PLAIN | HOW_ASK},
     {"manifest-malformed", prompt_past_vocabulary, BASE_INT4, HOW_PLAIN | HOW_ASK},
     {"manifest-malformed", position_missing, BASE_INT4, HOW_PLAIN | HOW_ASK},
+    {"manifest-malformed", mtp_position_missing, BASE_INT4, HOW_PLAIN | HOW_ASK},
     {"manifest-malformed", expert_past_count, BASE_INT4, HOW_PLAIN | HOW_ASK},
 };
 
 TEST(verify_defects_manifest, every_planted_one_is_found_by_its_name)
 {
     defects_check(defects, sizeof defects / sizeof defects[0]);
+}
+
+static void ask_no_mtp(struct manifest *m, struct arena *a)
+{
+    (void)a;
+    m->fingerprint->mtp_count = 0;
+    m->fingerprint->routing_count--;
+}
+
+/* Bundles that were made before the MTP layer was asked are held to what they have. */
+TEST(verify_defects_manifest, a_fingerprint_without_the_mtp_layer_is_held_to_what_it_has)
+{
+    struct arena a = {0};
+    struct verification v;
+
+    ASSERT_TRUE(defect_bases_make(&a));
+    const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
+    bundle_copy(defect_bases[BASE_INT4], copy);
+    bundle_edit_manifest(copy, ask_no_mtp);
+    if (defect_verify(&v, copy, HOW_ASK)) {
+        EXPECT_EQ_U64(0, findings_count(&v.findings, SEVERITY_ERROR));
+        EXPECT_EQ_U64(FINGERPRINT_TOKENS * FINGERPRINT_TOP, v.fingerprint.logprobs);
+        EXPECT_EQ_U64(FINGERPRINT_TOKENS * 4 * 3, v.fingerprint.choices);
+        EXPECT_EQ_U64(0, v.fingerprint.mtp_positions);
+        verify_release(&v);
+    }
+    arena_release(&a);
 }

@@ -12,6 +12,7 @@
 #define ROUTER    "model.layers.1.mlp.gate.weight"
 #define BIAS      "model.layers.1.mlp.gate.e_score_correction_bias"
 #define NORM      "model.layers.2.input_layernorm.weight"
+#define MTP_PROJ  "model.layers.4.eh_proj.weight"
 #define ATTENTION "model.layers.2.self_attn.o_proj.weight"
 
 /* ---- ways to spoil one ---- */
@@ -355,6 +356,17 @@ static void raise_bias(const char *dir)
     poke32(dir, BIAS, 2, 0x40A00000u); /* 5: every token goes to expert 2 */
 }
 
+/* Columns of the MTP layer's eh_proj, which nothing else reads: the hidden state's half takes the embedding's place. */
+static void mtp_halves_swapped(const char *dir)
+{
+    for (uint64_t row = 0; row < 256; row++) {
+        uint8_t halves[2][512];
+        bundle_peek(dir, MTP_PROJ, row * 1024, halves, sizeof halves);
+        bundle_poke(dir, MTP_PROJ, row * 1024, halves[1], sizeof halves[1]);
+        bundle_poke(dir, MTP_PROJ, row * 1024 + 512, halves[0], sizeof halves[0]);
+    }
+}
+
 static void nothing(const char *dir)
 {
     (void)dir;
@@ -426,6 +438,8 @@ static const struct defect defects[] = {
     {"fingerprint-off", fp8_scale_twice, BASE_FP8, HOW_REHASH | HOW_ASK},
     {"fingerprint-off", raise_bias, BASE_INT4, HOW_REHASH | HOW_ASK},
     {"router-flips", raise_bias, BASE_INT4, HOW_REHASH | HOW_ASK},
+    {"fingerprint-off", mtp_halves_swapped, BASE_INT4, HOW_REHASH | HOW_ASK},
+    {"fingerprint-failed", mtp_none, BASE_INT4, HOW_REHASH | HOW_ASK},
     {"fingerprint-failed", fp8_nan, BASE_FP8, HOW_REHASH | HOW_ASK},
     {"fingerprint-failed", value_nan, BASE_INT4, HOW_REHASH | HOW_ASK},
 };
@@ -464,6 +478,65 @@ TEST(verify_defects, calibrated_weights_are_as_far_off_as_recorded)
     if (defect_verify(&v, copy, HOW_SOURCE)) {
         expect_finding(&v, "source-error");
         EXPECT_EQ_U64(2, findings_count(&v.findings, SEVERITY_ERROR)); /* both that were swapped */
+        verify_release(&v);
+    }
+    arena_release(&a);
+}
+
+/* Of FP8 the scales are made again, which a text does not change; they must be the same bytes, not only as far off. */
+TEST(verify_defects, calibrated_fp8_has_the_scales_that_its_source_gives)
+{
+    struct conversion_case c = {.recipe = "fp8-ue8m0"}; /* the source has other scales: none is copied */
+    struct arena a = {0};
+    struct verification v;
+    struct err e = {0};
+    const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
+
+    ASSERT_OK(support_convert(SAMPLE, copy, &c, &e), e);
+    bundle_edit_manifest(copy, call_calibrated);
+    if (defect_verify(&v, copy, HOW_SOURCE)) {
+        EXPECT_TRUE(v.derived.as_far > 200);
+        EXPECT_EQ_U64(v.manifest.row_count, v.derived.as_far + v.derived.exact);
+        EXPECT_EQ_U64(0, findings_count(&v.findings, SEVERITY_ERROR));
+        verify_release(&v);
+    }
+    fp8_scale_twice(copy);
+    bundle_rehash(copy);
+    if (defect_verify(&v, copy, HOW_SOURCE)) {
+        expect_finding(&v, "source-mismatch");
+        verify_release(&v);
+    }
+    arena_release(&a);
+}
+
+static void call_searched(struct manifest *m, struct arena *a)
+{
+    static struct manifest_calibration none = {.ending = "search",
+                                               .reason = "no tokens reached it",
+                                               .routed_weight = -1,
+                                               .to_prior = -1,
+                                               .to_diagonal = -1,
+                                               .output_error = -1};
+
+    call_calibrated(m, a);
+    for (size_t i = 0; i < m->row_count; i++)
+        if (strcmp(m->rows[i].method, "ldlq") == 0)
+            m->rows[i].calibration = &none;
+}
+
+TEST(verify_defects, what_no_token_reached_must_be_what_a_search_gives)
+{
+    struct arena a = {0};
+    struct verification v;
+
+    ASSERT_TRUE(defect_bases_make(&a));
+    const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
+    bundle_copy(defect_bases[BASE_INT4], copy); /* which has the scales of the largest magnitude */
+    bundle_edit_manifest(copy, call_searched);
+    if (defect_verify(&v, copy, HOW_SOURCE)) {
+        expect_finding(&v, "source-mismatch");
+        EXPECT_EQ_U64(192, findings_count(&v.findings, SEVERITY_ERROR));
+        EXPECT_EQ_U64(0, v.derived.as_far);
         verify_release(&v);
     }
     arena_release(&a);
@@ -536,9 +609,9 @@ TEST(verify_defects, a_good_bundle_has_none)
             EXPECT_TRUE(strncmp("engine-", rule_get(v.findings.items[i].rule)->id, 7) == 0);
         EXPECT_EQ_U64(v.manifest.row_count, v.derived.rows);
         EXPECT_EQ_U64(v.manifest.row_count, v.derived.exact);
-        EXPECT_EQ_U64(FINGERPRINT_TOKENS * FINGERPRINT_TOP, v.fingerprint.logprobs);
+        EXPECT_EQ_U64((2 * FINGERPRINT_TOKENS - 1) * FINGERPRINT_TOP, v.fingerprint.logprobs);
         EXPECT_TRUE(v.fingerprint.delta_max < 1e-5); /* five digits are recorded */
-        EXPECT_EQ_U64(FINGERPRINT_TOKENS * 4 * 3, v.fingerprint.choices);
+        EXPECT_EQ_U64(FINGERPRINT_TOKENS * 4 * 3 + (FINGERPRINT_TOKENS - 1) * 4, v.fingerprint.choices);
         EXPECT_EQ_U64(0, v.fingerprint.flips);
         verify_release(&v);
     }

@@ -11,11 +11,14 @@ struct chat_markers {
     const char *before, *behind;
 };
 
+/* V3 and R1's chat_template. V2 and V2.5 before it have no markers of their own, but "User: " and "Assistant: ". */
 static const struct chat_markers deepseek[CHAT_ROLE_COUNT] = {
     [CHAT_SYSTEM] = {"", ""},
     [CHAT_USER] = {"<｜User｜>", ""},
     [CHAT_ASSISTANT] = {"<｜Assistant｜>", "<｜end▁of▁sentence｜>"},
 };
+/* Kimi-K2's and Kimi-VL's chat_template.jinja, as llama.cpp, FastChat and llama-cpp-python have them too. These begin
+ * with a system message of their own where the messages have none, which is not added here. */
 static const struct chat_markers kimi[CHAT_ROLE_COUNT] = {
     [CHAT_SYSTEM] = {"<|im_system|>system<|im_middle|>", "<|im_end|>"},
     [CHAT_USER] = {"<|im_user|>user<|im_middle|>", "<|im_end|>"},

@@ -5,14 +5,15 @@
 #include "formats/base/log.h"
 #include "verify/commands.h"
 #include "verify/diff_run.h"
+#include "verify/forward_options.h"
 #include "verify/weights_diff.h"
 
 static struct {
     bool weights, all, quiet;
-    const char *json, *junit, *markdown, *html, *golden, *save_golden, *paired, *trace, *emulate;
+    const char *json, *junit, *markdown, *html, *golden, *save_golden, *paired, *trace;
     const char *thresholds[METRIC_COUNT];
-    uint64_t threads, memory, floor_tokens;
-    double mla_norm_eps;
+    uint64_t floor_tokens;
+    struct forward_choices forward;
     struct corpus_options texts;
 } opts = {.floor_tokens = 512};
 
@@ -84,30 +85,7 @@ static const struct opt rows[] = {
      .arg = "N",
      .help = "measure noise floors on the first N tokens (512); 0: do not",
      .max = UINT32_MAX},
-    {.name = "emulate",
-     .kind = OPT_STRING,
-     .value = &opts.emulate,
-     .arg = "TYPE",
-     .help = "round as engines do, on both sides: bf16, fp8-activations"},
-    {.name = "mla-norm-eps",
-     .kind = OPT_F64,
-     .value = &opts.mla_norm_eps,
-     .arg = "X",
-     .help = "eps of the q_a and kv_a norms (1e-6)"},
-    {.name = "memory",
-     .kind = OPT_SIZE,
-     .value = &opts.memory,
-     .arg = "SIZE",
-     .help = "memory to use (half of the machine's)",
-     .min = 1},
-    {.name = "threads",
-     .letter = 't',
-     .kind = OPT_U64,
-     .value = &opts.threads,
-     .arg = "N",
-     .help = "worker threads (one per CPU); the report does not depend on it",
-     .min = 1,
-     .max = 1024},
+    FORWARD_OPTIONS(opts.forward),
     {.name = "weights",
      .kind = OPT_FLAG,
      .value = &opts.weights,
@@ -138,10 +116,19 @@ static bool no_output_options(struct err *e)
         const char *name;
         bool given;
     } others[] = {
-        {"golden", opts.golden}, {"save-golden", opts.save_golden}, {"paired", opts.paired},
-        {"junit", opts.junit},   {"markdown", opts.markdown},       {"html", opts.html},
-        {"trace", opts.trace},   {"emulate", opts.emulate},         {"text", opts.texts.text},
-        {"ids", opts.texts.ids}, {"tokens", opts.texts.tokens},     {"context", opts.texts.context},
+        {"golden", opts.golden},
+        {"save-golden", opts.save_golden},
+        {"paired", opts.paired},
+        {"junit", opts.junit},
+        {"markdown", opts.markdown},
+        {"html", opts.html},
+        {"trace", opts.trace},
+        {"emulate", opts.forward.emulate},
+        {"mla-norm-eps", opts.forward.mla_norm_eps != 0},
+        {"text", opts.texts.text},
+        {"ids", opts.texts.ids},
+        {"tokens", opts.texts.tokens},
+        {"context", opts.texts.context},
     };
 
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
@@ -159,7 +146,7 @@ static int run_weights(const char *const *operands, struct err *e)
     struct source ref = {0}, cand = {0};
     struct weights_diff diff = {0};
     struct buf out = {0};
-    struct weights_diff_job job = {.threads = (unsigned)opts.threads, .quiet = opts.quiet};
+    struct weights_diff_job job = {.threads = (unsigned)opts.forward.threads, .quiet = opts.quiet};
     struct weights_show show = {.ref = operands[0], .cand = operands[1], .all = opts.all};
     int status = 0;
 
@@ -187,19 +174,6 @@ done:
 }
 
 /* ---- outputs ---- */
-
-static bool parse_emulate(enum emulate *emulate, struct err *e)
-{
-    if (!opts.emulate || strcmp(opts.emulate, "none") == 0)
-        *emulate = EMULATE_NONE;
-    else if (strcmp(opts.emulate, "bf16") == 0)
-        *emulate = EMULATE_BF16;
-    else if (strcmp(opts.emulate, "fp8-activations") == 0)
-        *emulate = EMULATE_FP8_ACTIVATIONS;
-    else
-        return err_set(e, ERR_USAGE, "option '--emulate' wants 'bf16' or 'fp8-activations', not '%s'", opts.emulate);
-    return true;
-}
 
 /* Which operands there are depends on where the reference comes from. */
 static bool take_operands(struct diff_paths *p, const char *const *operands, size_t count, struct err *e)
@@ -231,7 +205,6 @@ static int run_outputs(const char *const *operands, size_t operand_count, struct
 {
     struct diff_options o = {
         .texts = opts.texts,
-        .forward = {.threads = (unsigned)opts.threads, .memory_bytes = opts.memory, .mla_norm_eps = opts.mla_norm_eps},
         .floor_tokens = opts.floor_tokens,
         .save_golden = opts.save_golden,
         .trace = opts.trace,
@@ -246,7 +219,7 @@ static int run_outputs(const char *const *operands, size_t operand_count, struct
         err_set(e, ERR_USAGE, "'--all' is about weights: give --weights");
         return 0;
     }
-    if (!take_operands(&o.paths, operands, operand_count, e) || !parse_emulate(&o.forward.emulate, e) ||
+    if (!take_operands(&o.paths, operands, operand_count, e) || !forward_choose(&o.forward, &opts.forward, e) ||
         !diff_thresholds_parse(o.thresholds, opts.thresholds, e))
         return 0;
     return diff_run(&o, e);

@@ -31,13 +31,7 @@ static const struct opt rows[] = {
      .value = &opts.routing,
      .help = "write the experts chosen and their weights too"},
     {.name = "mtp", .kind = OPT_FLAG, .value = &opts.mtp, .help = "run the MTP layer and write its logits too"},
-    {.name = "start-pos",
-     .kind = OPT_U64,
-     .value = &opts.start_pos,
-     .arg = "N",
-     .help = "position of each context's first token (0)",
-     .min = 0,
-     .max = UINT32_MAX},
+    FORWARD_START_POS(opts.start_pos),
     {.name = "trace",
      .kind = OPT_STRING,
      .value = &opts.trace,
@@ -85,16 +79,21 @@ static bool open_corpus(struct corpus *c, struct tokenizer *t, const struct sour
     return true;
 }
 
-static void say(const struct corpus *c, const struct logits_summary *s)
+static void say(const struct source *source, const struct corpus *c, const struct logits_summary *s)
 {
+    struct arena a = {0};
     struct buf text = {0};
+    const char *caveat = forward_caveat(&a, source);
 
     corpus_describe(c, &text);
     log_note("%s", text.data);
+    if (caveat)
+        log_note("%s", caveat);
     if (opts.mtp && s->drafts > 0)
         log_note("%zu of %zu MTP drafts are what the main head chooses (%.1f%%)", s->accepted, s->drafts,
                  100.0 * (double)s->accepted / (double)s->drafts);
     buf_release(&text);
+    arena_release(&a);
 }
 
 static int run(const char *const *operands, size_t operand_count, struct err *e)
@@ -127,7 +126,7 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
         goto done;
     if (opts.trace && !routing_stats_write(&trace, opts.trace, e))
         goto done;
-    say(&corpus, &summary);
+    say(&source, &corpus, &summary);
 done:
     routing_stats_release(&trace);
     forward_close(forward);

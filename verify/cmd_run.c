@@ -8,13 +8,15 @@
 #include "formats/weight.h"
 #include "verify/chat.h"
 #include "verify/commands.h"
+#include "verify/forward_options.h"
 #include "verify/generate.h"
 #include "verify/text_input.h"
 #include "verify/text_stream.h"
 
 static struct {
     const char *prompt, *text;
-    uint64_t tokens, top_k, seed, threads, memory_bytes;
+    uint64_t tokens, top_k, seed, start_pos;
+    struct forward_choices forward;
     double temperature, top_p;
     bool chat, no_echo, ignore_eos, quiet;
 } opts = {.tokens = 128, .top_p = 1};
@@ -50,20 +52,8 @@ static const struct opt rows[] = {
      .help = "draw from the likeliest that have P of the probability together (1)"},
     {.name = "seed", .kind = OPT_U64, .value = &opts.seed, .arg = "N", .help = "which draw (0)"},
     {.name = "ignore-eos", .kind = OPT_FLAG, .value = &opts.ignore_eos, .help = "go on behind the end of the text"},
-    {.name = "threads",
-     .letter = 't',
-     .kind = OPT_U64,
-     .value = &opts.threads,
-     .arg = "N",
-     .help = "worker threads (one per CPU); the text does not depend on it",
-     .min = 1,
-     .max = 1024},
-    {.name = "memory",
-     .letter = 'm',
-     .kind = OPT_SIZE,
-     .value = &opts.memory_bytes,
-     .arg = "SIZE",
-     .help = "memory to use at most (half of the machine's)"},
+    FORWARD_START_POS(opts.start_pos),
+    FORWARD_OPTIONS(opts.forward),
     {.name = "quiet", .letter = 'q', .kind = OPT_FLAG, .value = &opts.quiet, .help = "no figures at the end"},
     {.name = NULL},
 };
@@ -127,26 +117,29 @@ static bool check_room(const struct arch *arch, const struct id_list *ids, struc
         if (ids->ids[i] >= arch->vocab_size)
             return err_set(e, ERR_FORMAT, "the prompt has id %u, past the model's vocabulary of %llu", ids->ids[i],
                            (unsigned long long)arch->vocab_size);
-    if (ids->count >= arch->max_positions)
-        return err_set(e, ERR_USAGE, "the prompt has %zu tokens, and the model %llu positions", ids->count,
-                       (unsigned long long)arch->max_positions);
-    if (opts.tokens > arch->max_positions - ids->count) {
-        opts.tokens = arch->max_positions - ids->count;
+    uint64_t room = arch->max_positions > opts.start_pos ? arch->max_positions - opts.start_pos : 0;
+    if (ids->count >= room)
+        return err_set(e, ERR_USAGE, "the prompt has %zu tokens, and the model %llu positions%s", ids->count,
+                       (unsigned long long)room, opts.start_pos ? " from there" : "");
+    if (opts.tokens > room - ids->count) {
+        opts.tokens = room - ids->count;
         log_note("the model has positions for %llu tokens behind this prompt", (unsigned long long)opts.tokens);
     }
     return true;
 }
 
-/* The cache is there before the first token; what it takes is known from the options. */
-static bool check_memory(const struct arch *arch, const struct id_list *ids, struct err *e)
+/* The cache is there before the first token, beside what the forward pass plans; what it takes is known from the
+ * options. */
+static bool plan_cache(const struct arch *arch, const struct id_list *ids, struct forward_options *o, struct err *e)
 {
     uint64_t width = arch->kv_lora_rank + arch->qk_rope_dim, room = ids->count + opts.tokens;
     uint64_t need =
         arch->layers * width * room * sizeof(float); /* each factor is below 2^31, and they are real sizes */
     uint64_t limit =
-        opts.memory_bytes ? opts.memory_bytes : (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
+        o->memory_bytes ? o->memory_bytes : (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
     char need_text[BYTES_TEXT], limit_text[BYTES_TEXT];
 
+    o->caller_bytes = need + arch->vocab_size * sizeof(float);
     return need <= limit || err_set(e, ERR_USAGE, "a cache for %llu tokens needs %s, more than the %s of --memory",
                                     (unsigned long long)room, bytes_text((double)need, need_text),
                                     bytes_text((double)limit, limit_text));
@@ -213,18 +206,24 @@ static bool run_model(struct forward *f, const struct source *s, const struct to
 {
     struct generate_options o = {
         .tokens = (size_t)opts.tokens,
+        .start_pos = opts.start_pos,
         .sampling = {.temperature = opts.temperature, .top_p = opts.top_p, .top_k = opts.top_k, .seed = opts.seed}};
     struct printing p = {.t = t};
+    struct arena a = {0};
+    const char *caveat = forward_caveat(&a, s);
     struct stop_ids stops = {0};
     struct generation g = {0};
     bool ok = stop_ids_read(&stops, &s->checkpoint, t, e);
 
+    if (caveat)
+        log_note("%s", caveat);
     o.stops = opts.ignore_eos ? NULL : &stops;
     if (ok && !opts.no_echo && !opts.chat && text->bytes)
         buf_add(&p.out, text->data, text->bytes);
     ok = ok && print_out(&p, e) && generate(f, &s->arch, t, ids, &o, print_token, &p, &g, e) && print_end(&p, e);
     if (ok && !opts.quiet)
         say_figures(&g);
+    arena_release(&a);
     stop_ids_release(&stops);
     text_stream_release(&p.stream);
     buf_release(&p.out);
@@ -233,7 +232,7 @@ static bool run_model(struct forward *f, const struct source *s, const struct to
 
 static int run(const char *const *operands, size_t operand_count, struct err *e)
 {
-    struct forward_options options = {.threads = (unsigned)opts.threads, .memory_bytes = opts.memory_bytes};
+    struct forward_options options;
     struct source source = {0};
     struct tokenizer t = {0};
     struct forward *f = NULL;
@@ -243,10 +242,10 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
     (void)operand_count;
     if (opts.quiet)
         log_set_level(LOG_QUIET);
-    if (!check_options(e) || !source_open(&source, operands[0], true, e) ||
-        !tokenizer_open(&t, source.checkpoint.dir, e) || !read_prompt(&text, e) || !encode_prompt(&t, &text, &ids, e) ||
-        !check_room(&source.arch, &ids, e) || !check_memory(&source.arch, &ids, e) ||
-        !forward_open(&f, &source, &options, e))
+    if (!check_options(e) || !forward_choose(&options, &opts.forward, e) ||
+        !source_open(&source, operands[0], true, e) || !tokenizer_open(&t, source.checkpoint.dir, e) ||
+        !read_prompt(&text, e) || !encode_prompt(&t, &text, &ids, e) || !check_room(&source.arch, &ids, e) ||
+        !plan_cache(&source.arch, &ids, &options, e) || !forward_open(&f, &source, &options, e))
         goto done;
     if (!run_model(f, &source, &t, &text, &ids, e))
         goto done;

@@ -77,7 +77,7 @@ struct diff_report {
     bool golden;                               /* ref is a golden file */
     const char *model;                         /* "deepseek_v3, 4 layers, hidden 256, vocabulary 4,096" */
     const char *text;                          /* where the tokens are from: a path, or "built-in texts" */
-    const char *emulate;                       /* "none", "bf16", "fp8-activations" */
+    const char *emulate;                       /* as forward_numbers says it */
     uint64_t tokens, contexts, context_tokens; /* context_tokens: of the longest */
     uint64_t layer_count, load_count, experts, top_k;
     struct diff_candidate candidates[DIFF_CANDIDATES_MAX];

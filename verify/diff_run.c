@@ -10,21 +10,9 @@
 #include "formats/base/log.h"
 #include "formats/base/units.h"
 #include "verify/diff_walk.h"
+#include "verify/forward_options.h"
 #include "verify/model_match.h"
 #include "verify/weights_diff.h"
-
-static const char *emulate_name(enum emulate emulate)
-{
-    switch (emulate) {
-    case EMULATE_NONE:
-        return "none";
-    case EMULATE_BF16:
-        return "bf16";
-    case EMULATE_FP8_ACTIVATIONS:
-        return "fp8-activations";
-    }
-    return "";
-}
 
 /* ---- weights that must not change ---- */
 
@@ -68,8 +56,7 @@ static const char *config_sha256(struct arena *a, const struct source *s)
 }
 
 /* Room for what the walk records, and what is known before it. */
-static void record_start(struct golden *g, const struct diff_inputs *in, const struct diff_report *r,
-                         const struct diff_options *o)
+static void record_start(struct golden *g, const struct diff_inputs *in, const struct diff_report *r)
 {
     const struct arch *arch = &in->ref->arch;
     struct arena *a = &g->arena;
@@ -84,7 +71,7 @@ static void record_start(struct golden *g, const struct diff_inputs *in, const s
     g->sizes = arena_strdup(a, sizes.data);
     g->settings = arena_strdup(a, settings.data);
     g->kinds = kinds;
-    g->emulate = emulate_name(o->forward.emulate);
+    g->emulate = r->emulate;
     g->config_sha256 = config_sha256(a, in->ref);
     g->tokenizer_sha256 = in->tokenizer_sha256;
     g->vocab = in->vocab;
@@ -144,13 +131,12 @@ static bool write_reports(const struct diff_report *r, const struct diff_options
 
 /* ---- the run ---- */
 
-static bool check_emulation(const struct diff_inputs *in, const struct diff_options *o, struct err *e)
+static bool check_emulation(const struct diff_inputs *in, const struct diff_report *r, struct err *e)
 {
-    const char *asked = emulate_name(o->forward.emulate);
-
-    return !in->has_golden || strcmp(in->golden.emulate, asked) == 0 ||
-           err_set(e, ERR_USAGE, "the golden file was made with emulation '%s', and this would be '%s' (--emulate)",
-                   in->golden.emulate, asked);
+    return !in->has_golden || strcmp(in->golden.emulate, r->emulate) == 0 ||
+           err_set(e, ERR_USAGE,
+                   "the golden file was made with emulation '%s', and this would be '%s' (--emulate, --mla-norm-eps)",
+                   in->golden.emulate, r->emulate);
 }
 
 /* Thresholds that cannot be judged are said before hours of work, not after. */
@@ -191,7 +177,7 @@ static bool compare(struct diff_report *r, struct diff_inputs *in, const struct 
         job.numbers[i] = in->ref ? &in->numbers[i] : NULL;
     }
     if (o->save_golden)
-        record_start(&record, in, r, o);
+        record_start(&record, in, r);
     if (o->trace && !routing_stats_open(&trace, in->candidates[0], true, e))
         goto done;
     for (size_t s = 0; o->trace && s < in->batch.sequence_count; s++)
@@ -205,19 +191,31 @@ done:
     return ok;
 }
 
+/* Always true. */
+static bool note_caveats(struct diff_report *r, const struct diff_inputs *in)
+{
+    const char *caveat = in->ref ? forward_caveat(&r->arena, in->ref) : NULL;
+
+    for (size_t i = 0; !caveat && i < r->candidate_count; i++)
+        caveat = forward_caveat(&r->arena, in->candidates[i]);
+    if (caveat)
+        diff_report_note(r, "%s", caveat);
+    return true;
+}
+
 int diff_run(const struct diff_options *o, struct err *e)
 {
     struct diff_inputs in = {0};
     struct diff_report r = {.version = QUERN_VERSION,
                             .ref = o->paths.golden ? o->paths.golden : o->paths.ref,
-                            .emulate = emulate_name(o->forward.emulate),
                             .candidate_count = o->paths.candidate_count,
                             .agree = true};
 
+    r.emulate = forward_numbers(&r.arena, &o->forward);
     for (size_t i = 0; i < r.candidate_count; i++)
         r.candidates[i].path = o->paths.candidates[i];
-    bool ok = diff_inputs_open(&in, &o->paths, &o->texts, &r, e) && check_emulation(&in, o, e) &&
-              check_floors(&in, o, e) && compare(&r, &in, o, e);
+    bool ok = diff_inputs_open(&in, &o->paths, &o->texts, &r, e) && note_caveats(&r, &in) &&
+              check_emulation(&in, &r, e) && check_floors(&in, o, e) && compare(&r, &in, o, e);
     /* With a golden file alone to write there is nothing to compare, and nothing to report. */
     ok = ok && (r.candidate_count == 0 || write_reports(&r, o, e));
     int status = !r.agree;

@@ -13,6 +13,7 @@
 #include "verify/builtin_text.h"
 #include "verify/forward.h"
 #include "verify/metrics.h"
+#include "verify/mtp.h"
 
 #define PROMPT_TOKENS_MAX 4096u /* of a manifest that someone else wrote */
 
@@ -87,23 +88,32 @@ uint64_t fingerprint_weight_bytes(const struct source *s, const struct weight *w
         bytes += w->parts[part] ? w->parts[part]->bytes : 0;
     if (is_routed(w->id.role))
         return (uint64_t)((double)bytes * chosen_share(&s->arch, tokens));
-    if (w->id.role == ROLE_EMBED && !s->arch.tied_embeddings && w->rows > 0)
+    bool rows_only = w->id.role == ROLE_MTP_EMBED || (w->id.role == ROLE_EMBED && !s->arch.tied_embeddings);
+    if (rows_only && w->rows > 0)
         return bytes / w->rows * tokens;
     return bytes;
 }
 
-/* Of every layer, with what stands outside of layers behind the last; mem_free it. The MTP layer is not asked. */
-static uint64_t *read_bytes_of(const struct source *s, size_t tokens, uint64_t *total)
+/* What read_bytes_of gives: bytes[layers] is what stands outside of layers, bytes[layers + 1] the MTP layer. */
+static size_t place_of(const struct source *s, const struct weight *w)
 {
-    uint64_t layers = s->arch.layers, *bytes = mem_alloc((layers + 1) * sizeof *bytes);
+    return w->id.layer < 0                          ? s->arch.layers
+           : (uint64_t)w->id.layer < s->arch.layers ? (size_t)w->id.layer
+                                                    : s->arch.layers + 1;
+}
+
+/* Of every layer, and of the MTP layer when it is asked; mem_free it. */
+static uint64_t *read_bytes_of(const struct source *s, size_t tokens, bool mtp, uint64_t *total)
+{
+    uint64_t layers = s->arch.layers, *bytes = mem_alloc((layers + 2) * sizeof *bytes);
 
     *total = 0;
     for (size_t i = 0; i < s->weights.count; i++) {
         const struct weight *w = &s->weights.items[i];
-        if (w->id.role == ROLE_UNKNOWN || (w->id.layer >= 0 && (uint64_t)w->id.layer >= layers))
+        if (w->id.role == ROLE_UNKNOWN || (w->id.layer >= 0 && (uint64_t)w->id.layer >= layers + mtp))
             continue;
         uint64_t one = fingerprint_weight_bytes(s, w, tokens);
-        bytes[w->id.layer < 0 ? layers : (uint64_t)w->id.layer] += one;
+        bytes[place_of(s, w)] += one;
         *total += one;
     }
     return bytes;
@@ -128,20 +138,26 @@ bool fingerprint_cost(struct fingerprint_cost *cost, const struct source *s, uns
         return false;
     cost->memory_bytes =
         forward_memory_bytes(f, &b) + (uint64_t)FINGERPRINT_TOKENS * s->arch.vocab_size * sizeof(float);
-    mem_free(read_bytes_of(s, FINGERPRINT_TOKENS, &cost->read_bytes));
+    mem_free(read_bytes_of(s, FINGERPRINT_TOKENS, forward_has_mtp(f), &cost->read_bytes));
     forward_close(f);
     return true;
 }
 
 /* ---- asking ---- */
 
-/* One pass over a prompt, with what is kept of it. */
+/* One pass over a prompt, with what is kept of it: first of the main head, then, in the same place, of the MTP layer.
+ */
 struct asking {
     const struct source *s;
     struct arena *a;
     const uint32_t *ids;
-    size_t count;
+    size_t count; /* positions */
+    struct sequence sequence;
+    struct batch batch;
     struct forward *f;
+    struct stream x[2];
+    struct progress *progress;
+    uint64_t *bytes;
     float *logits;                    /* [count][vocabulary] */
     double *log_sums;                 /* [count]: ln of the sum of exp(logit) */
     struct manifest_choices *routing; /* one for each layer with a router, in the arena */
@@ -163,27 +179,44 @@ static bool take_routing(void *ctx, const struct routing *r, struct err *e)
     return true;
 }
 
-static bool run_layers(struct asking *k, struct stream x[2], struct progress *progress, const uint64_t *bytes,
-                       struct err *e)
+static bool begin_layer(struct asking *k, const char *label, struct err *e)
+{
+    progress_label(k->progress, label);
+    return !signal_cancelled() || err_set(e, ERR_CANCELLED, "interrupted");
+}
+
+static bool run_layers(struct asking *k, struct err *e)
 {
     struct observer observer = {.ctx = k, .routing = take_routing};
+    uint64_t layers = k->s->arch.layers;
     char label[32];
 
-    if (!forward_stream(k->f, &x[0], e) || !forward_stream(k->f, &x[1], e) || !forward_embed(k->f, &x[0], e))
+    if (!forward_stream(k->f, &k->x[0], e) || !forward_stream(k->f, &k->x[1], e) || !forward_embed(k->f, &k->x[0], e))
         return false;
-    for (uint64_t layer = 0; layer < k->s->arch.layers; layer++) {
+    for (uint64_t layer = 0; layer < layers; layer++) {
         snprintf(label, sizeof label, "layer %" PRIu64, layer);
-        progress_label(progress, label);
-        if (signal_cancelled())
-            return err_set(e, ERR_CANCELLED, "interrupted");
-        if (!forward_layer(k->f, layer, &x[layer % 2], &x[(layer + 1) % 2], &observer, e))
+        if (!begin_layer(k, label, e) ||
+            !forward_layer(k->f, layer, &k->x[layer % 2], &k->x[(layer + 1) % 2], &observer, e))
             return false;
-        progress_add(progress, bytes[layer]);
+        progress_add(k->progress, k->bytes[layer]);
     }
-    if (!forward_logits(k->f, &x[k->s->arch.layers % 2], 0, k->count, k->logits, e))
+    if (!forward_logits(k->f, &k->x[layers % 2], 0, k->count, k->logits, e))
         return false;
-    progress_add(progress, bytes[k->s->arch.layers]);
+    progress_add(k->progress, k->bytes[layers]);
     return true;
+}
+
+static bool run_mtp(struct asking *k, const struct mtp_batch *m, struct err *e)
+{
+    struct observer observer = {.ctx = k, .routing = take_routing};
+    uint64_t layers = k->s->arch.layers;
+    struct stream out = {0};
+    bool ok = begin_layer(k, "MTP layer", e) && forward_mtp(k->f, m, &k->x[layers % 2], &out, &observer, e) &&
+              forward_mtp_logits(k->f, &out, 0, k->count, k->logits, e);
+
+    stream_close(&out);
+    progress_add(k->progress, k->bytes[layers + 1]);
+    return ok;
 }
 
 /* ln of the sum of exp: the largest logit, and the log of a sum that holds it as 1. */
@@ -202,35 +235,47 @@ static bool take_log_sums(struct asking *k, struct err *e)
 }
 
 /* Opening is apart: what fails there cannot be asked at all. */
-static bool open_pass(struct asking *k, const struct fingerprint_options *o, struct batch *b, struct sequence *sequence,
-                      struct err *e)
+static bool open_pass(struct asking *k, const struct fingerprint_options *o, struct err *e)
 {
     struct forward_options options = {.threads = o->threads, .memory_bytes = o->memory_bytes, .by_slices = true};
 
-    *b = batch_of(k->ids, k->count, sequence);
-    return forward_open(&k->f, k->s, &options, e) && forward_begin(k->f, b, e);
+    k->batch = batch_of(k->ids, k->count, &k->sequence);
+    return forward_open(&k->f, k->s, &options, e) && forward_begin(k->f, &k->batch, e);
 }
 
-static bool ask(struct asking *k, const struct fingerprint_options *o, struct err *e)
+static bool ask(struct asking *k, bool mtp, bool quiet, struct err *e)
 {
-    struct stream x[2] = {0};
-    uint64_t total = 0, *bytes = read_bytes_of(k->s, k->count, &total);
-    struct progress *progress = progress_new("fingerprint", total, o->quiet);
+    uint64_t total = 0;
 
+    k->bytes = read_bytes_of(k->s, k->count, mtp, &total);
+    k->progress = progress_new("fingerprint", total, quiet);
     k->logits = mem_aligned(k->count * (size_t)k->s->arch.vocab_size * sizeof *k->logits);
     k->log_sums = mem_alloc(k->count * sizeof *k->log_sums);
-    k->routing = arena_array(k->a, (size_t)k->s->arch.layers, sizeof *k->routing);
-    bool ok = run_layers(k, x, progress, bytes, e) && take_log_sums(k, e);
-    progress_end(progress, ok);
-    stream_close(&x[0]);
-    stream_close(&x[1]);
-    mem_free(bytes);
+    k->routing = arena_array(k->a, (size_t)k->s->arch.layers + 1, sizeof *k->routing);
+    return run_layers(k, e) && take_log_sums(k, e);
+}
+
+/* What was asked before is gone then, but for the choices of experts. A prompt of one token has no successor to tell.
+ */
+static bool ask_mtp(struct asking *k, struct err *e)
+{
+    struct mtp_batch m = {0};
+
+    mtp_batch_init(&m, &k->batch);
+    k->count = m.batch.tokens;
+    bool ok = k->count == 0 || (run_mtp(k, &m, e) && take_log_sums(k, e)) || err_in(e, "MTP layer");
+    mtp_batch_release(&m);
     return ok;
 }
 
-static void asking_release(struct asking *k)
+static void asking_end(struct asking *k, bool ok)
 {
+    if (k->progress)
+        progress_end(k->progress, ok);
+    stream_close(&k->x[0]);
+    stream_close(&k->x[1]);
     forward_close(k->f);
+    mem_free(k->bytes);
     mem_free(k->log_sums);
     mem_free(k->logits);
 }
@@ -257,17 +302,34 @@ static void take_position(const struct asking *k, size_t position, struct manife
     }
 }
 
-static void take_fingerprint(const struct asking *k, struct manifest_fingerprint *f)
+static struct manifest_position *take_positions(const struct asking *k, size_t *count)
 {
+    struct manifest_position *positions = arena_array(k->a, k->count, sizeof *positions);
+
+    for (size_t t = 0; t < k->count; t++)
+        take_position(k, t, &positions[t]);
+    *count = k->count;
+    return positions;
+}
+
+static bool take_fingerprint(struct asking *k, bool quiet, struct manifest_fingerprint *f, struct err *e)
+{
+    bool mtp = forward_has_mtp(k->f);
+
     f->kernel_class = FINGERPRINT_CLASS;
+    f->prompt_count = k->count;
     f->prompt = arena_array(k->a, k->count, sizeof *f->prompt);
     memcpy(f->prompt, k->ids, k->count * sizeof *f->prompt);
-    f->prompt_count = f->position_count = k->count;
-    f->positions = arena_array(k->a, k->count, sizeof *f->positions);
-    for (size_t t = 0; t < k->count; t++)
-        take_position(k, t, &f->positions[t]);
+    if (!ask(k, mtp, quiet, e))
+        return false;
+    f->positions = take_positions(k, &f->position_count);
+    if (mtp && !ask_mtp(k, e))
+        return false;
+    if (mtp)
+        f->mtp = take_positions(k, &f->mtp_count);
     f->routing = k->routing;
     f->routing_count = k->routing_count;
+    return true;
 }
 
 bool fingerprint_make(struct manifest_fingerprint **out, struct arena *a, const struct source *s,
@@ -275,15 +337,12 @@ bool fingerprint_make(struct manifest_fingerprint **out, struct arena *a, const 
 {
     uint32_t ids[FINGERPRINT_TOKENS];
     struct asking k = {.s = s, .a = a, .ids = ids, .count = FINGERPRINT_TOKENS};
-    struct sequence sequence;
-    struct batch b;
+    struct manifest_fingerprint *made = arena_alloc(a, sizeof *made);
 
-    bool ok = fingerprint_prompt(ids, s, e) && open_pass(&k, o, &b, &sequence, e) && ask(&k, o, e);
-    if (ok) {
-        *out = arena_alloc(a, sizeof **out);
-        take_fingerprint(&k, *out);
-    }
-    asking_release(&k);
+    bool ok = fingerprint_prompt(ids, s, e) && open_pass(&k, o, e) && take_fingerprint(&k, o->quiet, made, e);
+    if (ok)
+        *out = made;
+    asking_end(&k, ok);
     return ok;
 }
 
@@ -303,6 +362,22 @@ static bool ids_fit(const uint32_t *ids, size_t count, uint64_t limit)
     return true;
 }
 
+static bool check_positions(const struct manifest_position *positions, size_t count, const struct arch *a,
+                            struct findings *findings)
+{
+    for (size_t i = 0; i < count; i++)
+        if (positions[i].id_count != positions[i].logprob_count ||
+            !ids_fit(positions[i].ids, positions[i].id_count, a->vocab_size))
+            return malformed(findings, "a position has ids past the vocabulary, or not one log-probability for each");
+    return true;
+}
+
+/* Tokens that go through a layer: the last one has no successor, which the MTP layer wants to be told. */
+static size_t tokens_of(const struct manifest_fingerprint *f, const struct arch *a, uint64_t layer)
+{
+    return f->prompt_count - (layer == a->layers);
+}
+
 /* What a manifest may say that this checkpoint cannot be asked. */
 static bool check_form(const struct manifest_fingerprint *want, const struct source *s, struct findings *findings)
 {
@@ -312,15 +387,15 @@ static bool check_form(const struct manifest_fingerprint *want, const struct sou
         return malformed(findings, "the prompt has no tokens, or thousands");
     if (want->position_count != want->prompt_count)
         return malformed(findings, "there is not one position for each token of the prompt");
+    if (want->mtp_count > 0 && want->mtp_count != want->prompt_count - 1)
+        return malformed(findings, "there is not one position of the MTP layer for each token but the last");
     if (!ids_fit(want->prompt, want->prompt_count, a->vocab_size))
         return malformed(findings, "the prompt has ids past the vocabulary");
-    for (size_t i = 0; i < want->position_count; i++) {
-        const struct manifest_position *p = &want->positions[i];
-        if (p->id_count != p->logprob_count || !ids_fit(p->ids, p->id_count, a->vocab_size))
-            return malformed(findings, "a position has ids past the vocabulary, or not one log-probability for each");
-    }
+    if (!check_positions(want->positions, want->position_count, a, findings) ||
+        !check_positions(want->mtp, want->mtp_count, a, findings))
+        return false;
     for (size_t i = 0; i < want->routing_count; i++)
-        if (want->routing[i].expert_count != want->prompt_count * a->experts_per_token ||
+        if (want->routing[i].expert_count != tokens_of(want, a, want->routing[i].layer) * a->experts_per_token ||
             !ids_fit(want->routing[i].experts, want->routing[i].expert_count, a->experts))
             return malformed(findings, "the experts of a layer are not those of this model");
     return true;
@@ -345,7 +420,7 @@ static const struct manifest_choices *find_layer(const struct asking *k, uint64_
 static void count_flips(const struct asking *k, const struct manifest_choices *want, struct fingerprint_sum *sum)
 {
     const struct manifest_choices *got = find_layer(k, want->layer);
-    size_t top_k = want->expert_count / k->count;
+    size_t top_k = k->s->arch.experts_per_token;
 
     sum->choices += want->expert_count;
     for (size_t i = 0; i < want->expert_count; i++)
@@ -354,46 +429,61 @@ static void count_flips(const struct asking *k, const struct manifest_choices *w
 
 /* Where the two are farthest apart. */
 struct worst {
+    const char *of; /* "" or " of the MTP layer" */
     size_t position;
     uint32_t id;
     double recorded, got;
     size_t past; /* log-probabilities that differ by too much */
 };
 
-static void compare_position(const struct asking *k, size_t position, const struct manifest_position *want,
-                             struct fingerprint_sum *sum, struct worst *worst)
+static void compare_positions(const struct asking *k, const char *of, const struct manifest_position *want,
+                              struct fingerprint_sum *sum, struct worst *worst)
 {
-    for (size_t i = 0; i < want->id_count; i++) {
-        double got = logprob(k, position, want->ids[i]), delta = fabs(got - want->logprobs[i]);
-        sum->logprobs++;
-        worst->past += !(delta <= FINGERPRINT_DELTA_MAX);
-        if (delta <= sum->delta_max)
-            continue;
-        sum->delta_max = delta;
-        *worst = (struct worst){position, want->ids[i], want->logprobs[i], got, worst->past};
-    }
+    for (size_t t = 0; t < k->count; t++)
+        for (size_t i = 0; i < want[t].id_count; i++) {
+            double got = logprob(k, t, want[t].ids[i]), delta = fabs(got - want[t].logprobs[i]);
+            sum->logprobs++;
+            worst->past += !(delta <= FINGERPRINT_DELTA_MAX);
+            if (delta <= sum->delta_max)
+                continue;
+            sum->delta_max = delta;
+            *worst = (struct worst){of, t, want[t].ids[i], want[t].logprobs[i], got, worst->past};
+        }
 }
 
-static void judge(const struct asking *k, const struct manifest_fingerprint *want, struct fingerprint_sum *sum,
-                  struct findings *findings)
+static void judge(const struct worst *worst, const struct fingerprint_sum *sum, struct findings *findings)
 {
-    struct worst worst = {0};
-
-    sum->positions = want->position_count;
-    for (size_t i = 0; i < want->position_count; i++)
-        compare_position(k, i, &want->positions[i], sum, &worst);
-    for (size_t i = 0; i < want->routing_count; i++)
-        count_flips(k, &want->routing[i], sum);
-    if (worst.past > 0)
+    if (worst->past > 0)
         findings_add(findings, RULE_FINGERPRINT_OFF,
                      "%zu of %zu log-probabilities are more than %g from those of " MANIFEST_NAME
-                     "; at position %zu token %" PRIu32 " has %.5f, recorded was %.5f",
-                     worst.past, sum->logprobs, FINGERPRINT_DELTA_MAX, worst.position, worst.id, worst.got,
-                     worst.recorded);
+                     "; at position %zu%s token %" PRIu32 " has %.5f, recorded was %.5f",
+                     worst->past, sum->logprobs, FINGERPRINT_DELTA_MAX, worst->position, worst->of, worst->id,
+                     worst->got, worst->recorded);
     if (sum->flips > 0)
         findings_add(findings, RULE_ROUTER_FLIPS,
                      "%" PRIu64 " of %" PRIu64 " choices of experts are others than recorded", sum->flips,
                      sum->choices);
+}
+
+/* Bundles from before the MTP layer was asked have no answers of it. */
+static bool compare(struct asking *k, const struct manifest_fingerprint *want, bool quiet, struct fingerprint_sum *sum,
+                    struct findings *findings, struct err *e)
+{
+    struct worst worst = {.of = ""};
+
+    if (!ask(k, want->mtp_count > 0, quiet, e))
+        return false;
+    compare_positions(k, "", want->positions, sum, &worst);
+    if (want->mtp_count > 0 && !ask_mtp(k, e))
+        return false;
+    if (want->mtp_count > 0)
+        compare_positions(k, " of the MTP layer", want->mtp, sum, &worst);
+    for (size_t i = 0; i < want->routing_count; i++)
+        count_flips(k, &want->routing[i], sum);
+    sum->positions = want->position_count;
+    sum->mtp_positions = want->mtp_count;
+    judge(&worst, sum, findings);
+    return true;
 }
 
 /* The bundle's fault, and so a finding. */
@@ -413,19 +503,13 @@ bool fingerprint_check(const struct manifest_fingerprint *want, const struct sou
 {
     struct arena a = {0};
     struct asking k = {.s = s, .a = &a, .ids = want->prompt, .count = want->prompt_count};
-    struct sequence sequence;
-    struct batch b;
     struct err bad = {0};
-    bool ok = true;
 
     *sum = (struct fingerprint_sum){0};
     if (!check_form(want, s, findings))
         return true;
-    if (open_pass(&k, o, &b, &sequence, &bad) && ask(&k, o, &bad))
-        judge(&k, want, sum, findings);
-    else
-        ok = take_failure(findings, &bad, e);
-    asking_release(&k);
+    bool asked = open_pass(&k, o, &bad) && compare(&k, want, o->quiet, sum, findings, &bad);
+    asking_end(&k, asked);
     arena_release(&a);
-    return ok;
+    return asked || take_failure(findings, &bad, e);
 }

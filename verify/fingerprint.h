@@ -5,8 +5,9 @@
  *
  * One sequence of FINGERPRINT_TOKENS tokens from position 0. At each, the
  * FINGERPRINT_TOP most probable next tokens with natural log-probabilities, in
- * five digits behind the point; in each MoE layer, the experts that were
- * chosen. The forward pass gives the same bits on any CPU and with any number
+ * five digits behind the point; the same of the first MTP layer, where there is
+ * one that runs, at each token but the last; in each MoE layer, the experts
+ * that were chosen. The forward pass gives the same bits on any CPU and with any number
  * of threads, and log-probabilities are made without the C library (quant's exp
  * and log), so the text of a fingerprint is the same everywhere too. */
 #ifndef VERIFY_FINGERPRINT_H
@@ -52,7 +53,7 @@ bool fingerprint_make(struct manifest_fingerprint **out, struct arena *a, const 
                       const struct fingerprint_options *o, struct err *e) CHECKED;
 
 struct fingerprint_sum {
-    size_t positions, logprobs; /* held together */
+    size_t positions, mtp_positions, logprobs; /* held together */
     double delta_max;
     uint64_t choices, flips; /* of experts; not made again */
 };

@@ -9,8 +9,6 @@
 #include "quant/transform.h"
 #include "verify/forward_private.h"
 
-/* DeepSeek-V3's code and transformers make these two norms without passing rms_norm_eps on. */
-#define MLA_NORM_EPS 1e-6
 /* What a V3.2 config without index_topk means. */
 #define INDEX_TOPK 2048u
 /* Outputs of routed experts that are held at once help no further. */
@@ -157,8 +155,7 @@ static size_t slice_bytes(const struct forward *f)
     return most;
 }
 
-/* The longest context in which sparse attention leaves nothing out. */
-static uint64_t dense_tokens(const struct source *s)
+uint64_t forward_dense_tokens(const struct source *s)
 {
     for (size_t i = 0; i < s->weights.count; i++)
         if (s->weights.items[i].id.role == ROLE_INDEXER_PROJ)
@@ -179,7 +176,7 @@ bool forward_open(struct forward **out, const struct source *s, const struct for
     f->layers = arena_array(&f->arena, f->layer_count, sizeof *f->layers);
     f->expert_bytes = arena_array(&f->arena, f->layer_count, sizeof *f->expert_bytes);
     f->store.dir = o->scratch_dir;
-    f->dense_tokens = dense_tokens(s);
+    f->dense_tokens = forward_dense_tokens(s);
     rope_init(&f->rope, &f->arena, f->arch);
     crew_init(&f->crew, o->threads, o->emulate, widest(s));
     if (!find_weights(f, e)) {

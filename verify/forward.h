@@ -30,6 +30,10 @@
 #include "verify/batch.h"
 #include "verify/stream.h"
 
+/* Of q_a_layernorm and kv_a_layernorm: DeepSeek-V3's code and transformers make these two without passing rms_norm_eps
+ * on. */
+#define MLA_NORM_EPS 1e-6
+
 /* What to round as another program would, to see how far rounding alone carries. */
 enum emulate {
     EMULATE_NONE,
@@ -45,7 +49,7 @@ struct forward_options {
     /* For few tokens: matrices are read by slices of rows where they are used, so that none is ever whole in memory.
      * Observers may then have routing alone, there is no forward_step, and what does not fit a chunk is read again. */
     bool by_slices;
-    double mla_norm_eps;     /* of q_a_layernorm and kv_a_layernorm; 0: 1e-6, whatever rms_norm_eps is */
+    double mla_norm_eps;     /* 0: MLA_NORM_EPS, whatever rms_norm_eps is */
     const char *scratch_dir; /* NULL: $TMPDIR, or /var/tmp */
 };
 
@@ -110,6 +114,8 @@ struct observer {
 
 struct forward;
 
+/* The longest context in which a model's sparse attention leaves nothing out; UINT64_MAX: its attention is dense. */
+uint64_t forward_dense_tokens(const struct source *s);
 /* Finds every weight; the source outlives it. */
 bool forward_open(struct forward **f, const struct source *s, const struct forward_options *o, struct err *e) CHECKED;
 void forward_close(struct forward *f); /* NULL is fine */

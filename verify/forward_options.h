@@ -32,10 +32,19 @@ struct forward_choices {
          .max = 1024},                                                                                                 \
     {                                                                                                                  \
         .name = "memory", .letter = 'm', .kind = OPT_SIZE, .value = &(o).memory_bytes, .arg = "SIZE",                  \
-        .help = "budget for weights and hidden states (half of the machine's)", .min = 1, .max = UINT64_MAX            \
+        .help = "memory to use (half of the machine's)", .min = 1, .max = UINT64_MAX                                   \
+    }
+#define FORWARD_START_POS(position)                                                                                    \
+    {                                                                                                                  \
+        .name = "start-pos", .kind = OPT_U64, .value = &(position), .arg = "N",                                        \
+        .help = "position of a context's first token (0)", .min = 0, .max = UINT32_MAX                                 \
     }
 
 /* Refuses what the options' kinds let through: other numbers, an epsilon that is none. */
 bool forward_choose(struct forward_options *o, const struct forward_choices *c, struct err *e) CHECKED;
+/* What is to be known of a pass over this model, a line of text in the arena; NULL: nothing. */
+const char *forward_caveat(struct arena *a, const struct source *s);
+/* What is not as without options: "bf16, mla-norm-eps 1e-05"; "none". In the arena, or static. */
+const char *forward_numbers(struct arena *a, const struct forward_options *o);
 
 #endif

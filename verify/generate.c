@@ -57,7 +57,7 @@ bool generate(struct forward *f, const struct arch *arch, const struct tokenizer
     x.vocabulary = (size_t)(t->bpe.id_limit < arch->vocab_size ? t->bpe.id_limit : arch->vocab_size);
     x.logits = mem_alloc((size_t)arch->vocab_size * sizeof *x.logits);
     sampler_init(&x.sampler, &o->sampling);
-    cache_open(&x.cache, f, 0, prompt->count + o->tokens);
+    cache_open(&x.cache, f, o->start_pos, prompt->count + o->tokens);
     ok = forward_prefill(f, &x.cache, prompt->ids, prompt->count, x.logits, e);
     g->prompt_seconds = now_seconds() - start;
     start = now_seconds();

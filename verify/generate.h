@@ -12,7 +12,8 @@
 #include "verify/stop_ids.h"
 
 struct generate_options {
-    size_t tokens; /* at most; fewer when a stop comes first */
+    size_t tokens;      /* at most; fewer when a stop comes first */
+    uint64_t start_pos; /* position of the prompt's first token */
     struct sampler_options sampling;
     const struct stop_ids *stops; /* NULL: none ends the text */
 };
@@ -26,8 +27,8 @@ struct generation {
 
 /* Gets each token as it comes. false ends the text: set e. */
 typedef bool generate_visit(void *ctx, uint32_t id, struct err *e);
-/* ids: the prompt, at least one. Prompt and tokens together fit the model's positions; that is the caller's. Ids that
- * the tokenizer has not (a padded vocabulary) are never taken. */
+/* ids: the prompt, at least one. From start_pos, prompt and tokens together fit the model's positions; that is the
+ * caller's. Ids that the tokenizer has not (a padded vocabulary) are never taken. */
 bool generate(struct forward *f, const struct arch *arch, const struct tokenizer *t, const struct id_list *prompt,
               const struct generate_options *o, generate_visit *visit, void *ctx, struct generation *g,
               struct err *e) CHECKED;

@@ -127,6 +127,11 @@ static bool join_all(struct forward *f, const struct mtp_batch *m, const struct 
     return true;
 }
 
+bool forward_has_mtp(const struct forward *f)
+{
+    return f->mtp_error.code == ERR_NONE;
+}
+
 bool mtp_is_stored(const struct source *s)
 {
     for (size_t i = 0; i < s->weights.count; i++)

@@ -16,6 +16,8 @@ struct mtp_batch {
 void mtp_batch_init(struct mtp_batch *m, const struct batch *b);
 void mtp_batch_release(struct mtp_batch *m);
 
+/* Whether forward_mtp can run: the checkpoint has an MTP layer, and all that it needs. */
+bool forward_has_mtp(const struct forward *f);
 /* Whether there is an MTP layer to run. */
 bool mtp_is_stored(const struct source *s);
 

@@ -9,6 +9,7 @@
 #include "formats/base/map.h"
 #include "formats/base/pool.h"
 #include "formats/base/progress.h"
+#include "quant/calibrated.h"
 #include "quant/transform.h"
 #include "verify/weight_slices.h"
 
@@ -17,8 +18,8 @@
 struct pick {
     const struct manifest_row *row;
     const struct weight *made, *from; /* in the bundle and in the source */
-    struct scheme to;                 /* made's, with the row's method */
-    bool reruns;                      /* its method gives the same bytes again; else it is measured */
+    struct scheme to;                 /* made's, with the method that makes it again */
+    bool same_codes, same_scales;     /* it gives these again; else how far off they are is measured */
     struct err bad;                   /* why it is not so; ERR_NONE: it is */
 };
 
@@ -145,10 +146,20 @@ static bool same_shape(const struct weight *a, const struct weight *b)
     return a->rows == b->rows && a->cols == b->cols;
 }
 
-/* How a calibration chose codes is not known here; what it recorded is. */
-static bool method_reruns(enum method method)
+/* How a calibration chose int4 scales and any codes is not known without its text; what it recorded is. FP8 scales are
+ * those of the largest magnitude whatever chose the codes, and where no input reached a weight it was only searched. */
+static void choose_proof(struct pick *p, enum method method)
 {
-    return method == METHOD_COPY || method == METHOD_ROUND || method == METHOD_ABSMAX || method == METHOD_SEARCH;
+    const struct manifest_calibration *c = p->row->calibration;
+    bool searched = c && strcmp(c->ending, ending_name(ENDING_SEARCH)) == 0;
+
+    if (method != METHOD_GPTQ && method != METHOD_LDLQ) {
+        p->same_codes = p->same_scales = true;
+        return;
+    }
+    p->same_codes = searched;
+    p->same_scales = searched || p->to.kind != SCHEME_INT4;
+    p->to.method = p->to.kind == SCHEME_INT4 && searched ? METHOD_SEARCH : METHOD_ABSMAX;
 }
 
 static bool prepare(struct pick *p, struct err *e)
@@ -174,10 +185,8 @@ static bool prepare(struct pick *p, struct err *e)
         p->to.scale = strstr(p->row->scheme, " pow2") ? SCALE_F32_POW2 : SCALE_F32;
     if (method == METHOD_COPY)
         p->to.compressed_tensors = p->from->stored.compressed_tensors; /* the bytes are the same under either name */
-    p->reruns = method_reruns(method);
-    struct scheme measured = p->to;
-    measured.method = METHOD_ABSMAX; /* any that can be decoded */
-    return transform_check(&p->from->stored, p->reruns ? &p->to : &measured, e) || err_rule(e, "source-mismatch");
+    choose_proof(p, method);
+    return transform_check(&p->from->stored, &p->to, e) || err_rule(e, "source-mismatch");
 }
 
 /* The weight whose codes a tensor holds. A static activation scale is a tensor without a weight of its own: it becomes
@@ -246,9 +255,9 @@ static void measure_chunk(struct deriving *d, const struct pick *p, uint64_t row
 
     grow_to(&d->from_bytes, weight_slices_bytes(&p->from->stored, p->from->rows, p->from->cols, row, count));
     grow_to(&d->made_bytes, weight_slices_bytes(&p->made->stored, p->made->rows, p->made->cols, row, count));
-    if (p->reruns) {
+    if (p->same_scales)
         grow_to(&d->work_bytes, transform_scratch_bytes(&t));
-    } else {
+    if (!p->same_codes) {
         grow_to(&d->x_elems, count * p->made->cols);
         grow_to(&d->work_bytes, decode_scratch_bytes(&p->from->stored, p->from->cols));
         grow_to(&d->work_bytes, decode_scratch_bytes(&p->made->stored, p->made->cols));
@@ -305,7 +314,7 @@ static bool find_difference(const struct pick *p, const struct chunk *c, const s
 {
     for (enum part part = PART_CODES; part < PART_SHAPE; part++) {
         uint64_t offset = 0, bytes = 0, at = 0;
-        if (!p->made->parts[part])
+        if (!p->made->parts[part] || (part == PART_CODES && !p->same_codes))
             continue;
         scheme_slice(&p->to, part, p->made->rows, p->made->cols, c->row, c->count, &offset, &bytes);
         const uint8_t *x = a->part[part], *y = b->part[part];
@@ -325,11 +334,12 @@ static void rerun(const struct pick *p, struct chunk *c, const struct slices *fr
                   const struct scratch *s)
 {
     const struct transform t = {.kernel = kernel_get(), .from = p->from->stored, .to = p->to, .cols = p->from->cols};
+    struct weight_error error = {0}, *to = p->same_codes ? &c->error : &error;
     struct slices again;
     struct err e = {0};
 
     place(p, c, s->again, &again);
-    if (!transform_run(&t, c->row, c->count, p->from->rows, from, &again, s->work, &c->error, &e)) {
+    if (!transform_run(&t, c->row, c->count, p->from->rows, from, &again, s->work, to, &e)) {
         err_rule(&e, "source-mismatch");
         note_bad(c, &e);
     } else if (find_difference(p, c, made, &again, &e)) {
@@ -371,9 +381,9 @@ static bool run_chunk(void *ctx, size_t job, unsigned worker, struct err *e)
     if (!weight_slices_read(&d->job->source->checkpoint, p->from, c->row, c->count, s->from, &from, &read_bytes, e) ||
         !weight_slices_read(&d->job->bundle->checkpoint, p->made, c->row, c->count, s->made, &made, &read_bytes, e))
         return false;
-    if (p->reruns)
+    if (p->same_scales)
         rerun(p, c, &from, &made, s);
-    else
+    if (!p->same_codes && !c->bad)
         measure(p, c, &from, &made, s);
     progress_add(d->progress, read_bytes);
     return true;
@@ -400,7 +410,7 @@ static void judge(struct deriving *d, const struct pick *p, const struct err *ba
                      "'%s' is %.6g from the source (relative error), not the %.6g of " MANIFEST_NAME, p->row->name,
                      weight_error_relative(error), p->row->error);
     else
-        *(p->reruns ? &sum->exact : &sum->as_far) += 1;
+        *(p->same_codes ? &sum->exact : &sum->as_far) += 1;
 }
 
 static void report(struct deriving *d, struct rederive_sum *sum)

@@ -19,6 +19,17 @@ static void print_head(const struct verification *v, struct buf *out)
     buf_printf(out, "  checkpoint   %" PRIu64 " weights in %" PRIu64 " tensors\n", v->weights, v->tensors);
 }
 
+static void print_fingerprint(const struct fingerprint_sum *f, struct buf *out)
+{
+    if (f->positions == 0)
+        return;
+    buf_printf(out, "  fingerprint  %zu log-probabilities at %zu positions", f->logprobs, f->positions);
+    if (f->mtp_positions > 0)
+        buf_printf(out, " and %zu of the MTP layer", f->mtp_positions);
+    buf_printf(out, ", %.5f apart at most; %" PRIu64 " of %" PRIu64 " choices of experts differ\n", f->delta_max,
+               f->flips, f->choices);
+}
+
 static void print_steps(const struct verification *v, struct buf *out)
 {
     char bytes[BYTES_TEXT];
@@ -41,12 +52,7 @@ static void print_steps(const struct verification *v, struct buf *out)
             buf_printf(out, "  source files %zu of %zu are as recorded\n", v->source_files.good,
                        v->manifest.source_count);
     }
-    if (v->fingerprint.positions > 0)
-        buf_printf(out,
-                   "  fingerprint  %zu log-probabilities at %zu positions, %.5f apart at most; %" PRIu64 " of %" PRIu64
-                   " choices of experts differ\n",
-                   v->fingerprint.logprobs, v->fingerprint.positions, v->fingerprint.delta_max, v->fingerprint.flips,
-                   v->fingerprint.choices);
+    print_fingerprint(&v->fingerprint, out);
 }
 
 static void print_findings(const struct verification *v, const struct verify_show *show, struct buf *out)
@@ -109,6 +115,7 @@ static void put_fingerprint(struct json_writer *w, const struct fingerprint_sum 
 {
     json_begin_object(w, "fingerprint");
     json_put_u64(w, "positions", f->positions);
+    json_put_u64(w, "mtp_positions", f->mtp_positions);
     json_put_u64(w, "logprobs", f->logprobs);
     json_put_double(w, "delta_max", f->delta_max);
     json_put_u64(w, "choices", f->choices);
