@@ -163,6 +163,7 @@ $(HTML_PAGES): $(OBJ)/tests/html/pages.o $(OBJ)/tests/diff_fixture.o $(LIBRARY_O
 .PHONY: check-oracle
 check-oracle: $(QUERN)
 	@$(PYTHON) tests/oracle/check.py $(QUERN)
+	@$(PYTHON) tests/oracle/imatrix.py $(QUERN)
 
 # The Hugging Face tokenizers and tiktoken, which build/peers gets once.
 .PHONY: check-tokenizer

@@ -39,28 +39,25 @@ static void hash_batch(const struct batch *b, char hex[HASH_HEX_BYTES])
 }
 
 /* Then every expert is starved for certain, and a mistake in the command is likelier than that. */
-static bool check_enough(const struct calibration *c, struct err *e)
+bool calibration_check_text(const struct corpus *t, uint64_t min_tokens, struct err *e)
 {
-    size_t tokens = c->corpus.batch.tokens;
+    size_t tokens = t->batch.tokens;
 
-    return tokens >= c->min_tokens ||
+    return tokens >= min_tokens ||
            err_set(e, ERR_FORMAT,
                    "%zu token%s of '%s' %s fewer than --min-tokens %" PRIu64 ": no expert can have enough", tokens,
-                   tokens == 1 ? "" : "s", c->corpus.source, tokens == 1 ? "is" : "are", c->min_tokens);
+                   tokens == 1 ? "" : "s", t->source, tokens == 1 ? "is" : "are", min_tokens);
 }
 
-static bool note_text(const struct calibration *c)
+void calibration_note_text(const struct corpus *t, uint64_t tokens)
 {
-    const struct corpus *t = &c->corpus;
-
     if (t->is_builtin)
         log_warn("calibrating on the built-in texts, %zu tokens: --text FILE with text like what the model will see is "
                  "better",
                  t->batch.tokens);
     else if (t->is_short)
         log_note("'%s' has %zu tokens, fewer than the %" PRIu64 " asked for: all of it is used", t->source,
-                 t->text_tokens, c->text.tokens);
-    return true;
+                 t->text_tokens, tokens);
 }
 
 bool calibration_open(struct calibration *c, struct plan *p, struct err *e)
@@ -75,13 +72,14 @@ bool calibration_open(struct calibration *c, struct plan *p, struct err *e)
         return err_in(e, "calibration text");
     if (!corpus_open(&c->corpus, c->text.ids ? NULL : &c->tokenizer, &s->arch, &c->text, e))
         return err_in(e, "calibration text");
-    if (!check_enough(c, e))
+    if (!calibration_check_text(&c->corpus, c->min_tokens, e))
         return err_in(e, "calibration text");
     hash_batch(&c->corpus.batch, hex);
     p->calibration = arena_printf(&p->arena, "%zu tokens in %zu contexts, sha256 %s, propagate %s",
                                   c->corpus.batch.tokens, c->corpus.batch.sequence_count, hex, c->propagate);
     p->min_tokens = c->min_tokens;
-    return note_text(c);
+    calibration_note_text(&c->corpus, c->text.tokens);
+    return true;
 }
 
 void calibration_close(struct calibration *c)

@@ -13,7 +13,10 @@
 
 #define CALIBRATION_TOKENS  131072u
 #define CALIBRATION_CONTEXT 2048u
-#define CALIBRATION_SAVE    30u /* seconds: a save takes one or two where a hidden state is some GB */
+/* As --help says them. */
+#define CALIBRATION_TOKENS_TEXT  "131072"
+#define CALIBRATION_CONTEXT_TEXT "2048"
+#define CALIBRATION_SAVE         30u /* seconds: a save takes one or two where a hidden state is some GB */
 #define CALIBRATION_MIN_TOKENS                                                                                         \
     32u /* the pseudo tokens that a prior counts as: with fewer, it says more than they do                             \
          */
@@ -34,6 +37,10 @@ struct calibration {
 /* Reads and cuts the text, and writes into the plan what the calibrated rows depend on (plan->calibration). Refused
  * besides what corpus_open refuses: words that the options do not know, more than one calibrated output. */
 bool calibration_open(struct calibration *c, struct plan *p, struct err *e) CHECKED;
+/* Refused: fewer tokens in all than an expert has to have. */
+bool calibration_check_text(const struct corpus *t, uint64_t min_tokens, struct err *e) CHECKED;
+/* On stderr, where a text is not what one would wish: built-in, or shorter than `tokens`. */
+void calibration_note_text(const struct corpus *t, uint64_t tokens);
 void calibration_close(struct calibration *c); /* idempotent */
 struct pipeline_options calibration_pipeline(const struct calibration *c, unsigned threads, uint64_t memory_bytes);
 

@@ -4,6 +4,7 @@
 
 #include "formats/base/command.h"
 
+extern const struct command command_calibrate;
 extern const struct command command_convert;
 extern const struct command command_quantize;
 extern const struct command command_repack;

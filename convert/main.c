@@ -13,6 +13,7 @@ static const struct command *const commands[] = {
     &command_inspect,
     &command_convert,
     &command_quantize,
+    &command_calibrate,
     &command_repack,
     &command_diff,
     &command_logits,

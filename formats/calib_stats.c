@@ -195,12 +195,14 @@ bool calib_stats_check(const struct calib_stats *s, const struct source *source,
     return ok;
 }
 
-/* A mean of losses, by how many tokens each goes back to; where none did, by all tokens alike. */
+/* A mean of losses, by how many tokens each goes back to; where none did, of both alike. One may be infinite. */
 static double mean(double a, double b, int64_t of_a, int64_t of_b)
 {
     double all = (double)of_a + (double)of_b;
 
-    return all > 0 ? (a * (double)of_a + b * (double)of_b) / all : (a + b) / 2;
+    if (of_a == 0 || of_b == 0)
+        return of_a > 0 ? a : of_b > 0 ? b : (a + b) / 2;
+    return (a * (double)of_a + b * (double)of_b) / all;
 }
 
 static void merge_losses(struct calib_stats *s, const struct calib_stats *from)

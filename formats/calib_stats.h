@@ -114,8 +114,10 @@ struct calib_writer {
     size_t count;
     struct output out;
 };
-/* s: planned, its sequences added (the text is known before the run); its inputs' offsets are filled in. Its arrays are
- * read by calib_writer_commit, so they may change until then, and routing_stats_add to it. */
+/* calib_stats_file_bytes: how large it will be. s: planned, its sequences added (the text is known before the run); its
+ * inputs' offsets are filled in. Its arrays are read by calib_writer_commit, so they may change until then, and
+ * routing_stats_add to it. */
+bool calib_stats_file_bytes(const struct calib_stats *s, uint64_t *bytes, struct err *e) CHECKED;
 bool calib_writer_open(struct calib_writer *w, struct calib_stats *s, const char *path, struct err *e) CHECKED;
 /* Of one of the input's n. Each is written once, those of no token too. Thread-safe. */
 bool calib_writer_sum2(struct calib_writer *w, const struct calib_input *in, size_t index, const double *sum2,

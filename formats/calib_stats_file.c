@@ -110,21 +110,38 @@ static void list_all(struct calib_writer *w, struct routing_file *f)
     list_peaks(w);
 }
 
-bool calib_writer_open(struct calib_writer *w, struct calib_stats *s, const char *path, struct err *e)
+static bool lay_out(struct calib_writer *w, const struct calib_stats *s, struct buf *head, uint64_t *file_bytes,
+                    struct err *e)
 {
     struct routing_file f;
-    struct buf head = {0};
     size_t metadata_count;
-    uint64_t file_bytes = 0;
 
     *w = (struct calib_writer){.stats = s};
     list_all(w, &f);
     struct safetensors_meta *metadata = list_metadata(w, &f, &metadata_count);
     struct tensor **list = arena_array(&w->arena, w->count, sizeof *list);
-    bool ok = measure(w, list, e) &&
-              safetensors_layout_meta(&head, metadata, metadata_count, SAFETENSORS_DATA_ALIGN, list, w->count,
-                                      &file_bytes, e) &&
-              output_open(&w->out, path, file_bytes, false, e) && output_write(&w->out, 0, head.data, head.bytes, e);
+    return measure(w, list, e) && safetensors_layout_meta(head, metadata, metadata_count, SAFETENSORS_DATA_ALIGN, list,
+                                                          w->count, file_bytes, e);
+}
+
+bool calib_stats_file_bytes(const struct calib_stats *s, uint64_t *bytes, struct err *e)
+{
+    struct calib_writer w;
+    struct buf head = {0};
+    bool ok = lay_out(&w, s, &head, bytes, e);
+
+    buf_release(&head);
+    calib_writer_release(&w);
+    return ok;
+}
+
+bool calib_writer_open(struct calib_writer *w, struct calib_stats *s, const char *path, struct err *e)
+{
+    struct buf head = {0};
+    uint64_t file_bytes = 0;
+    bool ok = lay_out(w, s, &head, &file_bytes, e) && output_open(&w->out, path, file_bytes, false, e) &&
+              output_write(&w->out, 0, head.data, head.bytes, e);
+
     for (size_t i = 0; i < s->input_count && ok; i++)
         s->inputs[i].offset = w->items[i].tensor.offset;
     buf_release(&head);

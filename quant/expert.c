@@ -4,29 +4,8 @@
 #include <string.h>
 
 #include "quant/decode.h"
+#include "quant/expert_private.h"
 #include "quant/vecmath.h"
-
-/* What an input's stage needs; gate and up's and down's use the same memory in turn. */
-struct stage {
-    float *sum, *prior_sum;
-    void *calibrated;
-};
-
-struct work {
-    const struct expert_job *job;
-    const struct coded *out;
-    size_t hidden, inner;
-    struct stage stage;
-    float *x;           /* [EXPERT_CHUNK][hidden] */
-    float *gate, *up;   /* [EXPERT_CHUNK][inner] */
-    float *spread;      /* [EXPERT_SPREAD_TOKENS][inner] */
-    float *factor;      /* [EXPERT_CHUNK] sqrt(omega) of the tokens in x */
-    bool even;          /* every omega is 1 */
-    double share, rest; /* omega = share + rest w^2 */
-    size_t spread_rows; /* in it */
-    void *scratch;
-    struct calibrated calibrated;
-};
 
 static size_t most(size_t a, size_t b)
 {
@@ -73,10 +52,12 @@ static size_t scratch_bytes(const struct expert_job *job)
     return bytes;
 }
 
-static void place_moments(struct work *w, struct scratch *s)
+void expert_place(struct expert_work *w, const struct expert_job *job, size_t scratch, struct scratch *s)
 {
-    size_t hidden = w->hidden, inner = w->inner, wide = moments_bytes(hidden), narrow = moments_bytes(inner);
+    size_t hidden = job->mlp[EXPERT_GATE].cols, inner = job->mlp[EXPERT_GATE].rows;
+    size_t wide = moments_bytes(hidden), narrow = moments_bytes(inner);
 
+    *w = (struct expert_work){.job = job, .hidden = hidden, .inner = inner};
     w->stage.sum = scratch_take(s, most(wide, narrow));
     w->stage.prior_sum = scratch_take(s, narrow);
     w->stage.calibrated = scratch_take(s, most(calibrated_bytes(hidden), calibrated_bytes(inner)));
@@ -85,23 +66,28 @@ static void place_moments(struct work *w, struct scratch *s)
     w->up = scratch_take(s, EXPERT_CHUNK * inner * sizeof *w->up);
     w->spread = scratch_take(s, EXPERT_SPREAD_TOKENS * inner * sizeof *w->spread);
     w->factor = scratch_take(s, EXPERT_CHUNK * sizeof *w->factor);
+    w->scratch = scratch_take(s, scratch);
 }
 
-static void place(struct work *w, const struct expert_job *job, struct scratch *s)
+/* Without a calibrated matrix, no moments. */
+static void place(struct expert_work *w, const struct expert_job *job, struct scratch *s)
 {
     bool calibrated = false;
 
-    *w = (struct work){.job = job, .hidden = job->mlp[EXPERT_GATE].cols, .inner = job->mlp[EXPERT_GATE].rows};
     for (enum expert_part part = 0; part < EXPERT_PARTS; part++)
         calibrated |= method_is_calibrated(job->to[part].method);
-    if (calibrated)
-        place_moments(w, s);
+    if (calibrated) {
+        expert_place(w, job, scratch_bytes(job), s);
+        return;
+    }
+    *w = (struct expert_work){
+        .job = job, .hidden = job->mlp[EXPERT_GATE].cols, .inner = job->mlp[EXPERT_GATE].rows};
     w->scratch = scratch_take(s, scratch_bytes(job));
 }
 
 size_t expert_memory_bytes(const struct expert_job *job)
 {
-    struct work w;
+    struct expert_work w;
     struct scratch s = {0};
 
     place(&w, job, &s);
@@ -131,13 +117,13 @@ size_t expert_place_output(const struct expert_job *job, struct coded out[EXPERT
 
 /* ---- inputs ---- */
 
-static float factor_of(const struct work *w, double weight)
+static float factor_of(const struct expert_work *w, double weight)
 {
     return (float)sqrt(w->share + w->rest * weight * weight);
 }
 
 /* The tokens that count, of [first, first + count), moved together in x; their number. */
-static bool read_inputs(struct work *w, size_t first, size_t count, size_t *kept, struct err *e)
+static bool read_inputs(struct expert_work *w, size_t first, size_t count, size_t *kept, struct err *e)
 {
     const struct expert_job *job = w->job;
 
@@ -155,10 +141,7 @@ static bool read_inputs(struct work *w, size_t first, size_t count, size_t *kept
     return true;
 }
 
-/* Runs something over all tokens that count, a chunk at a time. */
-typedef bool over_inputs(struct work *w, const float *x, size_t tokens, void *ctx, struct err *e);
-
-static bool for_inputs(struct work *w, over_inputs *each, void *ctx, struct err *e)
+bool expert_for_inputs(struct expert_work *w, expert_over *each, void *ctx, struct err *e)
 {
     for (size_t t = 0; t < w->job->tokens; t += EXPERT_CHUNK) {
         size_t count = w->job->tokens - t < EXPERT_CHUNK ? w->job->tokens - t : EXPERT_CHUNK, kept;
@@ -170,14 +153,14 @@ static bool for_inputs(struct work *w, over_inputs *each, void *ctx, struct err 
 }
 
 /* Rows of the tokens in w->x. */
-static void weigh(const struct work *w, float *rows, size_t cols, size_t tokens)
+static void weigh(const struct expert_work *w, float *rows, size_t cols, size_t tokens)
 {
     for (size_t t = 0; t < tokens && !w->even; t++)
         for (size_t c = 0; c < cols; c++)
             rows[t * cols + c] = rows[t * cols + c] * w->factor[t];
 }
 
-static bool add_x(struct work *w, const float *x, size_t tokens, void *ctx, struct err *e)
+static bool add_x(struct expert_work *w, const float *x, size_t tokens, void *ctx, struct err *e)
 {
     (void)e;
     weigh(w, w->x, w->hidden, tokens); /* which x is */
@@ -185,7 +168,7 @@ static bool add_x(struct work *w, const float *x, size_t tokens, void *ctx, stru
     return true;
 }
 
-static bool spread_x(struct work *w, const float *x, size_t tokens, void *ctx, struct err *e)
+static bool spread_x(struct expert_work *w, const float *x, size_t tokens, void *ctx, struct err *e)
 {
     (void)e;
     weigh(w, w->x, w->hidden, tokens); /* which x is */
@@ -194,7 +177,7 @@ static bool spread_x(struct work *w, const float *x, size_t tokens, void *ctx, s
 }
 
 /* a of some tokens, in w->gate. */
-static bool activate(struct work *w, const float *x, size_t tokens, struct err *e)
+bool expert_activate(struct expert_work *w, const float *x, size_t tokens, struct err *e)
 {
     const struct kernel *k = w->job->kernel;
     const struct coded *gate = &w->out[EXPERT_GATE], *up = &w->out[EXPERT_UP];
@@ -212,11 +195,11 @@ struct activations {
     uint64_t total; /* tokens that will come */
 };
 
-static bool add_a(struct work *w, const float *x, size_t tokens, void *ctx, struct err *e)
+static bool add_a(struct expert_work *w, const float *x, size_t tokens, void *ctx, struct err *e)
 {
     struct activations *a = ctx;
 
-    if (!activate(w, x, tokens, e))
+    if (!expert_activate(w, x, tokens, e))
         return false;
     weigh(w, w->gate, w->inner, tokens);
     for (size_t t = 0; t < tokens; t++)
@@ -231,7 +214,7 @@ static uint64_t counted(const struct expert_job *job)
     return job->cap > 0 && job->cap < job->tokens ? job->cap : job->tokens;
 }
 
-static void close_spread(struct work *w, struct moments *m)
+static void close_spread(struct expert_work *w, struct moments *m)
 {
     if (moments_close(m)) /* what is not finite is found, and named, by calibrated_make */
         moments_spread(m, w->spread, w->inner, w->spread_rows, w->scratch);
@@ -240,7 +223,7 @@ static void close_spread(struct work *w, struct moments *m)
 /* ---- the two inputs ---- */
 
 /* For the input, of `cols` columns, of matrices [first, last]. */
-static void set_weights(struct work *w, enum expert_part first, enum expert_part last, size_t cols)
+static void set_weights(struct expert_work *w, enum expert_part first, enum expert_part last, size_t cols)
 {
     const struct expert_job *job = w->job;
     double n = (double)counted(job), sum = 0;
@@ -256,23 +239,23 @@ static void set_weights(struct work *w, enum expert_part first, enum expert_part
     w->rest = (1 - w->share) * n / sum;
 }
 
-static bool measure_x(struct work *w, struct moments *own, struct err *e)
+bool expert_measure_x(struct expert_work *w, struct moments *own, struct err *e)
 {
     set_weights(w, EXPERT_GATE, EXPERT_UP, w->hidden);
     moments_init(own, w->job->kernel, w->hidden, w->stage.sum);
-    if (!for_inputs(w, add_x, own, e))
+    if (!expert_for_inputs(w, add_x, own, e))
         return false;
-    return !moments_close(own) || for_inputs(w, spread_x, own, e);
+    return !moments_close(own) || expert_for_inputs(w, spread_x, own, e);
 }
 
-static bool measure_a(struct work *w, struct moments *own, struct err *e)
+bool expert_measure_a(struct expert_work *w, struct moments *own, struct err *e)
 {
     struct activations a = {.moments = own, .total = counted(w->job)};
 
     set_weights(w, EXPERT_DOWN, EXPERT_DOWN, w->inner);
     moments_init(own, w->job->kernel, w->inner, w->stage.sum);
     w->spread_rows = 0;
-    if (!for_inputs(w, add_a, &a, e))
+    if (!expert_for_inputs(w, add_a, &a, e))
         return false;
     close_spread(w, own);
     return true;
@@ -288,7 +271,7 @@ static double trace(const struct moments *m)
 }
 
 /* The layer's sample through this expert. Sums are scaled, not spread and correlations, which have no scale. */
-static bool measure_prior_a(struct work *w, const struct moments *own, struct moments *prior, struct err *e)
+bool expert_measure_prior_a(struct expert_work *w, const struct moments *own, struct moments *prior, struct err *e)
 {
     const struct expert_layer *layer = w->job->layer;
     struct activations a = {.moments = prior, .total = layer->sample_tokens};
@@ -330,7 +313,7 @@ static const char *part_name(enum expert_part part)
 }
 
 /* One scale for FP8 matrices of one input: engines load gate and up as one. */
-static bool tensor_scale(struct work *w, enum expert_part first, enum expert_part last, float *scale, struct err *e)
+static bool tensor_scale(struct expert_work *w, enum expert_part first, enum expert_part last, float *scale, struct err *e)
 {
     float most = 0;
 
@@ -348,7 +331,7 @@ static bool tensor_scale(struct work *w, enum expert_part first, enum expert_par
     return true;
 }
 
-static bool round_plainly(struct work *w, enum expert_part part, float scale, struct rounded *r, struct err *e)
+static bool round_plainly(struct expert_work *w, enum expert_part part, float scale, struct rounded *r, struct err *e)
 {
     struct transform t = transform_of(w->job, part);
     const struct coded *from = &w->job->mlp[part];
@@ -359,7 +342,7 @@ static bool round_plainly(struct work *w, enum expert_part part, float scale, st
 }
 
 /* Matrices [first, last] of one input; own may be NULL when none of them is calibrated. */
-static bool round_parts(struct work *w, enum expert_part first, enum expert_part last, const struct moments *own,
+static bool round_parts(struct expert_work *w, enum expert_part first, enum expert_part last, const struct moments *own,
                         const struct moments *prior, struct expert_result *result, struct err *e)
 {
     enum method made = METHOD_COUNT;
@@ -385,25 +368,30 @@ static bool round_parts(struct work *w, enum expert_part first, enum expert_part
     return true;
 }
 
+bool expert_is_starved(const struct expert_job *job)
+{
+    return job->tokens < EXPERT_STARVED && job->layer->sample_tokens > 0;
+}
+
 bool expert_round(const struct expert_job *job, const struct coded out[EXPERT_PARTS], void *memory,
                   struct expert_result *result, struct err *e)
 {
     struct scratch s = {.base = memory};
     struct moments own, prior;
-    struct work w;
+    struct expert_work w;
     bool wide = method_is_calibrated(job->to[EXPERT_GATE].method) || method_is_calibrated(job->to[EXPERT_UP].method);
-    bool starved = job->tokens < EXPERT_STARVED && job->layer->sample_tokens > 0;
+    bool starved = expert_is_starved(job);
 
     place(&w, job, &s);
     w.out = out;
     *result = (struct expert_result){0};
-    if (wide && !measure_x(&w, &own, e))
+    if (wide && !expert_measure_x(&w, &own, e))
         return false;
     if (!round_parts(&w, EXPERT_GATE, EXPERT_UP, wide ? &own : NULL, job->layer->prior, result, e))
         return false;
     if (!method_is_calibrated(job->to[EXPERT_DOWN].method))
         return round_parts(&w, EXPERT_DOWN, EXPERT_DOWN, NULL, NULL, result, e);
-    if (!measure_a(&w, &own, e) || (starved && !measure_prior_a(&w, &own, &prior, e)))
+    if (!expert_measure_a(&w, &own, e) || (starved && !expert_measure_prior_a(&w, &own, &prior, e)))
         return false;
     return round_parts(&w, EXPERT_DOWN, EXPERT_DOWN, &own, starved ? &prior : NULL, result, e);
 }

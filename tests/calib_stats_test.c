@@ -228,12 +228,15 @@ TEST(calib_stats, losses_weigh_by_tokens_when_merged_and_go_when_one_side_has_no
     struct calib_loss *lb = (struct calib_loss *)(uintptr_t)calib_loss_find(&b, layer, ROLE_EXPERT_UP);
     calib_input_find(&a, layer, ROLE_EXPERT_GATE)->seen[1] = 1;
     calib_input_find(&b, layer, ROLE_EXPERT_GATE)->seen[1] = 3;
+    la->loss[CALIB_FP8][2] = lb->loss[CALIB_FP8][2] = INFINITY; /* of no token */
+    calib_input_find(&b, layer, ROLE_EXPERT_GATE)->seen[2] = 3;
     la->loss[CALIB_INT4_G32][0] = la->loss[CALIB_INT4_G32][1] = 2;
     lb->loss[CALIB_INT4_G32][0] = lb->loss[CALIB_INT4_G32][1] = 6;
     ASSERT_OK(calib_stats_merge(&a, &b, &lost, &e), e);
     EXPECT_FALSE(lost);
     EXPECT_NEAR_F64(4, la->loss[CALIB_INT4_G32][0], 0);
     EXPECT_NEAR_F64(5, la->loss[CALIB_INT4_G32][1], 0);
+    EXPECT_TRUE(isinf(la->loss[CALIB_FP8][2]));
     calib_stats_release(&b);
     ASSERT_OK(calib_stats_plan(&b, &m.source, false, &e), e);
     ASSERT_OK(calib_stats_merge(&a, &b, &lost, &e), e);

@@ -18,7 +18,7 @@ static struct {
 } opts = {.floor_tokens = 512};
 
 static const struct opt rows[] = {
-    CORPUS_OPTIONS(opts.texts),
+    CORPUS_OPTIONS(opts.texts, "all", "512"),
     {.name = "max-kl",
      .kind = OPT_STRING,
      .value = &opts.thresholds[METRIC_KL],

@@ -18,7 +18,7 @@ static struct {
 } opts;
 
 static const struct opt rows[] = {
-    CORPUS_OPTIONS(opts.corpus),
+    CORPUS_OPTIONS(opts.corpus, "all", "512"),
     {.name = "output",
      .letter = 'o',
      .kind = OPT_STRING,

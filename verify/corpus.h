@@ -38,8 +38,9 @@ struct corpus_options {
     uint64_t context;       /* 0: the default for texts, whole sequences for ids; else at least 2 */
     uint64_t seed;          /* 0: the first tokens, not a choice */
 };
-/* The options' rows, for a struct corpus_options o. */
-#define CORPUS_OPTIONS(o)                                                                                              \
+/* The options' rows, for a struct corpus_options o. What a command takes when nothing is said, as texts: "all" and
+ * "512" for o of zeros. */
+#define CORPUS_OPTIONS(o, tokens_default, context_default)                                                             \
     {.name = "text",                                                                                                   \
      .kind = OPT_STRING,                                                                                               \
      .value = &(o).text,                                                                                               \
@@ -54,14 +55,14 @@ struct corpus_options {
          .kind = OPT_U64,                                                                                              \
          .value = &(o).tokens,                                                                                         \
          .arg = "N",                                                                                                   \
-         .help = "take the first N tokens (all)",                                                                      \
+         .help = "take the first N tokens (" tokens_default ")",                                                       \
          .min = 1,                                                                                                     \
          .max = UINT32_MAX},                                                                                           \
         {.name = "context",                                                                                            \
          .kind = OPT_U64,                                                                                              \
          .value = &(o).context,                                                                                        \
          .arg = "T",                                                                                                   \
-         .help = "tokens in a context (512)",                                                                          \
+         .help = "tokens in a context (" context_default ")",                                                          \
          .min = 2,                                                                                                     \
          .max = UINT32_MAX},                                                                                           \
     {                                                                                                                  \
