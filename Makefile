@@ -197,8 +197,8 @@ bench-bpw: deps
 # A layer of DeepSeek-V3's size through the forward pass: 11.5 GB of disk for some minutes.
 .PHONY: bench-layer
 bench-layer: deps
-	$(AGAIN) $(QUERN) $(BIN)/synthetic_checkpoint
-	@QUERN=$(QUERN) MAKE_CHECKPOINT=$(BIN)/synthetic_checkpoint sh tests/bench/layer.sh
+	$(AGAIN) $(QUERN) $(BIN)/synthetic_checkpoint $(BIN)/bench/gemm
+	@QUERN=$(QUERN) MAKE_CHECKPOINT=$(BIN)/synthetic_checkpoint GEMM=$(BIN)/bench/gemm sh tests/bench/layer.sh
 
 # What a calibrated run of such a layer holds: as much disk, for a quarter of an hour.
 .PHONY: bench-memory

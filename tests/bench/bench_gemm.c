@@ -3,6 +3,7 @@
  * the weights' bytes can be read at all.
  *
  *     bench-gemm [rounds, default 5]
+ *     bench-gemm --rate TOKENS        only FLOP a second of FP8 weights and so many tokens, for other benches
  *
  * OpenBLAS is opened while this runs; without it its column is left out. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are
  * dropped first, so that it chooses its kernels for this CPU itself. */
@@ -261,13 +262,25 @@ static void few_tokens(const struct kernel *k, size_t task)
     printf("\n");
 }
 
+static void print_rate_alone(size_t tokens)
+{
+    double seconds[ROUNDS_MAX];
+
+    for (unsigned r = 0; r < rounds; r++) {
+        struct coded c = coded_of(0, r % COPIES, 0);
+        seconds[r] = time_ours(kernel_get(), &c, tokens);
+    }
+    printf("%.4e\n", 2.0 * (double)tokens * (double)WEIGHTS / median(seconds, rounds));
+}
+
 int main(int argc, char **argv)
 {
     struct err e = {0};
+    size_t tokens = argc == 3 && strcmp(argv[1], "--rate") == 0 ? strtoul(argv[2], NULL, 10) : 0;
 
-    if (argc > 1)
+    if (argc == 2)
         rounds = (unsigned)strtoul(argv[1], NULL, 10);
-    if (rounds < 1 || rounds > ROUNDS_MAX)
+    if (argc > 3 || (argc == 3 && (tokens < 1 || tokens > TOKENS_MAX)) || rounds < 1 || rounds > ROUNDS_MAX)
         return 2;
     must(kernel_pick(&e), &e);
     w = mem_aligned(WEIGHTS * sizeof *w);
@@ -280,6 +293,10 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < TASKS; i++)
         for (size_t copy = 0; copy < COPIES; copy++)
             make_weights(&tasks[i], &codes[i][copy], &scales[i][copy]);
+    if (tokens > 0) {
+        print_rate_alone(tokens);
+        return 0;
+    }
 
     printf("Not measured: AMX, of which there is no variant%s\n",
            kernel_named("avx512") ? "" : "; avx512, which this CPU has not");
