@@ -62,6 +62,17 @@ static size_t strip_tokens(uint64_t cols)
     return tokens < GEMM_TILE_TOKENS ? GEMM_TILE_TOKENS : tokens / GEMM_TILE_TOKENS * GEMM_TILE_TOKENS;
 }
 
+/* No fewer than the packed x of any block of so many tokens takes, for these columns or any fewer: narrow rows let more
+ * tokens in. */
+static size_t packed_room(size_t tokens, uint64_t cols)
+{
+    size_t padded = (cols + GEMM_LANES - 1) / GEMM_LANES * GEMM_LANES;
+    size_t most = GEMM_STRIP_X_BYTES / sizeof(float) + (size_t)GEMM_STRIP_TOKENS * GEMM_LANES;
+    size_t least = GEMM_TILE_TOKENS * padded; /* what strip_tokens lets in, however wide */
+
+    return at_most(at_most(tokens, GEMM_STRIP_TOKENS) * padded, most > least ? most : least) + packed_floats(0, cols);
+}
+
 /* Tokens up to the limit, not block_tokens, which falls where blocks split. */
 static void product_place(struct product *p, const struct coded *w, size_t tokens, struct scratch *s)
 {
@@ -70,13 +81,13 @@ static void product_place(struct product *p, const struct coded *w, size_t token
     gemm_coder_place(&p->coder, w->cols, s);
 
     struct scratch panels = *s, strips = *s;
-    size_t kept = at_most(tokens, strip_tokens(w->cols));
     p->panel = scratch_take(&panels, GEMM_ROWS * GEMM_STRIDE * sizeof *p->panel);
     p->sums = scratch_take(&panels, at_most(tokens, GEMM_TOKENS) * GEMM_ROWS * GEMM_LANES * sizeof *p->sums);
     p->decoded = scratch_take(&strips, GEMM_STRIP_ROWS * GEMM_STRIP_COLS * sizeof *p->decoded);
     p->strips = scratch_take(&strips, GEMM_STRIPS * GEMM_STRIP_FLOATS * sizeof *p->strips);
-    p->packed = scratch_take(&strips, packed_floats(kept, w->cols) * sizeof *p->packed);
-    p->strip_sums = scratch_take(&strips, kept * GEMM_STRIPS * GEMM_STRIP_SUMS * sizeof *p->strip_sums);
+    p->packed = scratch_take(&strips, packed_room(tokens, w->cols) * sizeof *p->packed);
+    p->strip_sums = scratch_take(&strips, at_most(tokens, GEMM_STRIP_TOKENS) * GEMM_STRIPS * GEMM_STRIP_SUMS *
+                                              sizeof *p->strip_sums);
     s->used_bytes = panels.used_bytes > strips.used_bytes ? panels.used_bytes : strips.used_bytes;
 }
 

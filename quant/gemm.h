@@ -25,7 +25,8 @@ struct coded {
     struct slices parts;
 };
 
-/* Of one worker, MEM_ALIGN aligned, for any rows of w and up to `tokens` tokens; at most about 6 MiB. */
+/* Of one worker, MEM_ALIGN aligned, for any rows of w and up to `tokens` tokens; at most about 6 MiB. Enough for any
+ * matrix of no more columns in the same scheme, too. */
 size_t gemm_scratch_bytes(const struct coded *w, size_t tokens);
 
 /* y[t * y_stride + r] for the rows r in [row, row + count), which count from the matrix's first, and t < tokens.

@@ -223,6 +223,23 @@ TEST(gemm, scratch_for_more_tokens_is_enough_for_fewer)
     }
 }
 
+/* A worker has one scratch for a model's matrices, as large as the widest wants it. */
+TEST(gemm, scratch_for_the_widest_is_enough_for_narrower)
+{
+    static const size_t tokens[] = {1, 6, 7, 64, 132, 198, 256, 2048};
+
+    for (size_t t = 0; t < sizeof tokens / sizeof tokens[0]; t++) {
+        size_t before = 0;
+        for (uint64_t cols = 32; cols <= 20480; cols += 32) {
+            struct coded w = {.scheme = gemm_cases[3].scheme, .rows = 128, .cols = cols};
+            size_t bytes = gemm_scratch_bytes(&w, tokens[t]);
+            ct_case("%zu tokens, %zu columns", tokens[t], (size_t)cols);
+            ASSERT_TRUE(bytes >= before);
+            before = bytes;
+        }
+    }
+}
+
 /* ---- refusals ---- */
 
 struct planted {
