@@ -7,6 +7,7 @@
 #include "quant/decode.h"
 #include "tests/ct.h"
 #include "tests/forward_support.h"
+#include "tests/kernel_support.h"
 #include "verify/model_walk.h"
 
 static const struct sequence contexts[4] = {{0, 60, 0}, {60, 40, 0}, {100, 45, 0}, {145, 26, 0}};
@@ -81,16 +82,6 @@ TEST(calibrate, neither_threads_nor_memory_change_a_byte)
 
 /* ---- the numbers, from another observer ---- */
 
-static float bf16(float x)
-{
-    uint16_t code;
-    float y;
-
-    kernel_at(0)->bf16_encode(&code, &x, 1);
-    kernel_at(0)->bf16_decode(&y, &code, 1);
-    return y;
-}
-
 /* Inputs of one layer, summed plainly. */
 struct sums {
     uint64_t layer;
@@ -111,7 +102,7 @@ static bool sum_input(void *ctx, const struct linear_input *in, struct err *e)
         return true;
     for (size_t t = 0; t < in->tokens; t++)
         for (size_t j = 0; j < in->cols; j++) {
-            double x = (double)bf16(in->x[t * in->x_stride + j]);
+            double x = (double)support_bf16(in->x[t * in->x_stride + j]);
             s->sum2[in->role][j] += x * x;
             s->peak[in->role] = fmaxf(s->peak[in->role], fabsf((float)x));
         }
@@ -152,7 +143,7 @@ static bool sum_expert(void *ctx, unsigned worker, const struct expert_call *c, 
     s->expert_tokens[c->expert] = c->count;
     for (size_t t = 0; t < c->count && ok; t++) {
         for (size_t j = 0; j < hidden; j++)
-            s->wide[c->expert][j] += pow((double)bf16(x[t * hidden + j]), 2);
+            s->wide[c->expert][j] += pow((double)support_bf16(x[t * hidden + j]), 2);
         for (size_t r = 0; r < inner; r++) {
             double g = dot(x + t * hidden, gate + r * hidden, hidden), u = dot(x + t * hidden, up + r * hidden, hidden);
             s->down[c->expert][r] += pow(g / (1 + exp(-g)) * u, 2);

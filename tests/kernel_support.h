@@ -52,6 +52,17 @@ static inline float support_float(uint64_t *seed, int low, int high)
     return bits_float((uint32_t)(r & 0x807FFFFFu) | exponent << 23);
 }
 
+/* Rounded to BF16, by the reference. */
+static inline float support_bf16(float x)
+{
+    uint16_t code;
+    float y;
+
+    kernel_at(0)->bf16_encode(&code, &x, 1);
+    kernel_at(0)->bf16_decode(&y, &code, 1);
+    return y;
+}
+
 static inline void support_floats(float *x, size_t n, uint64_t *seed, int low, int high)
 {
     for (size_t i = 0; i < n; i++)

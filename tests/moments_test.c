@@ -20,16 +20,6 @@ static float *inputs(uint64_t seed)
     return x;
 }
 
-static float bf16(float x)
-{
-    uint16_t code;
-    float y;
-
-    kernel_at(0)->bf16_encode(&code, &x, 1);
-    kernel_at(0)->bf16_decode(&y, &code, 1);
-    return y;
-}
-
 TEST(moments, sums_are_fused_and_in_the_order_of_tokens_on_every_cpu)
 {
     float *x = inputs(1), *want = calloc(COLS * COLS, sizeof *want);
@@ -37,7 +27,8 @@ TEST(moments, sums_are_fused_and_in_the_order_of_tokens_on_every_cpu)
     for (size_t t = 0; t < TOKENS; t++)
         for (size_t i = 0; i < COLS; i++)
             for (size_t j = 0; j < COLS; j++)
-                want[i * COLS + j] = fmaf(bf16(x[t * COLS + i]), bf16(x[t * COLS + j]), want[i * COLS + j]);
+                want[i * COLS + j] =
+                    fmaf(support_bf16(x[t * COLS + i]), support_bf16(x[t * COLS + j]), want[i * COLS + j]);
     for (size_t n = 0; n < kernel_count(); n++) {
         const struct kernel *k = support_kernel(n);
         struct moments m;
@@ -104,7 +95,7 @@ TEST(moments, spread_is_the_sum_of_what_tokens_put_off_the_diagonal)
         double u = 0, f = 0;
 
         for (size_t j = 0; j < COLS; j++) {
-            double b = (double)bf16(x[t * COLS + j]), z2 = b * b * TOKENS / (double)m.sum[j * m.stride + j];
+            double b = (double)support_bf16(x[t * COLS + j]), z2 = b * b * TOKENS / (double)m.sum[j * m.stride + j];
             u += z2;
             f += z2 * z2;
         }
