@@ -111,7 +111,7 @@ static size_t list_pairs(const struct plan *p, struct pair pairs[PAIRS_MAX])
         for (size_t o = 0; o < p->output_count; o++) {
             const struct job *job = &p->jobs[j];
             const struct plan_row *row = &p->outputs[o].rows[job->weight];
-            if (row->scheme.method == METHOD_COPY || row->parts[PART_CODES].dtype == DTYPE_NONE)
+            if (row->scheme.method == METHOD_COPY || row->parts[PART_CODES].dtype == DTYPE_NONE || row->calibrated)
                 continue;
             struct pair *pair = find_pair(pairs, &count, row, o);
             uint64_t elems = job->count * row->weight->cols;

@@ -161,7 +161,7 @@ static bool work_job(struct line *l, size_t number, void *scratch, struct err *e
 
         slot->errors[o] = (struct weight_error){0};
         place_outputs(l, job, slot, o, &at);
-        if (row->scheme.method == METHOD_COPY || row->parts[PART_CODES].dtype == DTYPE_NONE)
+        if (row->scheme.method == METHOD_COPY || row->parts[PART_CODES].dtype == DTYPE_NONE || row->calibrated)
             continue;
         if (!transform_run(&t, job->row, job->count, w->rows, &slot->from, &slot->to[o], scratch, &slot->errors[o], e))
             return err_in(e, "shard '%s', tensor '%s'", p->source->checkpoint.shards[w->parts[PART_CODES]->shard].name,
