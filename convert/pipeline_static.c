@@ -17,7 +17,7 @@ static bool most_of(struct pipeline *p, const struct coded *w, float *most, stru
         .to = {.kind = SCHEME_FP8_TENSOR, .dtype = DTYPE_F8_E4M3, .scale = SCALE_F32, .method = METHOD_ABSMAX},
         .cols = w->cols};
 
-    return transform_most(&t, w->rows, &w->parts, pipeline_scratch(p, transform_scratch_bytes(&t)), most, e);
+    return transform_most(&t, 0, w->rows, &w->parts, pipeline_scratch(p, transform_scratch_bytes(&t)), most, e);
 }
 
 /* Of the weight that shares a scale, read for it alone; it comes to be rounded later, or was. */
