@@ -135,7 +135,8 @@ static bool measure_pair(const struct plan *p, const struct pair *pair, struct b
 {
     const struct weight *w = p->weights[pair->job->weight];
     const struct plan_row *row = &p->outputs[pair->output].rows[pair->job->weight];
-    struct transform t = {.kernel = kernel_get(), .from = w->stored, .to = row->scheme, .cols = w->cols};
+    struct transform t = {
+        .kernel = kernel_get(), .from = w->stored, .to = row->scheme, .cols = w->cols, .tensor_scale = 1};
     struct plan_slice in[PART_COUNT], out[PART_COUNT];
     struct slices from = {0}, to = {0};
     struct weight_error ignored = {0};
