@@ -66,12 +66,14 @@ static void add_folder_fact(struct buf *out, const char *name, const char *dir)
 
 static void write_facts(struct buf *out, const struct plan *p)
 {
-    char number[32], name[32];
+    char number[64], name[32];
 
     buf_puts(out, MAGIC);
     add_fact(out, "version", QUERN_VERSION);
     snprintf(number, sizeof number, "%zu", p->output_count);
     add_fact(out, "outputs", number);
+    snprintf(number, sizeof number, "%zu, of up to %u weights", p->job_count, PLAN_JOB_WEIGHTS);
+    add_fact(out, "jobs", number);
     for (size_t i = 0; i < p->output_count; i++) {
         snprintf(name, sizeof name, "recipe-%zu", i);
         add_fact(out, name, p->outputs[i].recipe->text);

@@ -20,9 +20,10 @@
 #include "formats/weight.h"
 #include "quant/transform.h"
 
-/* A job holds at most this many weights (but at least PLAN_JOB_ROWS rows): 8 MiB of FP8, large enough for a
- * disk, small enough that a handful of jobs in flight stays under 300 MB even with F32 coming out. */
-#define PLAN_JOB_WEIGHTS (8u << 20)
+/* A job holds at most this many weights (but at least PLAN_JOB_ROWS rows): 2 MiB of FP8, large enough for a disk,
+ * small enough that a handful of jobs in flight stays in a CPU's last cache, and that touching their memory for the
+ * first time is nothing beside half a gigabyte of work. */
+#define PLAN_JOB_WEIGHTS (2u << 20)
 /* Jobs begin at multiples of this, which every scheme's row multiple divides. */
 #define PLAN_JOB_ROWS 128u
 
