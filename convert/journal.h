@@ -22,6 +22,7 @@
 
 #include "convert/calibrated_result.h"
 #include "convert/plan.h"
+#include "convert/record_file.h"
 #include "convert/run.h"
 #include "formats/base/err.h"
 #include "formats/base/mem.h"
@@ -30,9 +31,7 @@
 #define JOURNAL_NAME ".journal"
 
 struct journal {
-    int fd_plus_1;        /* 0: closed */
-    char *path;           /* owned */
-    uint64_t bytes;       /* whole lines in the file: the next goes behind them, over a half one */
+    struct record_file file;
     bool found;           /* an earlier run's, and gone on with */
     struct buf pending;   /* records whose bytes are not yet synced */
     size_t jobs_done;     /* jobs 0 .. jobs_done-1 are recorded, or waiting in `pending` */
