@@ -6,6 +6,7 @@
  *     job NUMBER {E2 ENERGY2 N}   done, its bytes synced; sums per output, as hex floats
  *     shard OUTPUT SHARD SHA256   whole and under its name
  *     source SHARD SHA256         a source shard's hash, with --hash-source
+ *     most ROW MAGNITUDE          the largest of a matrix that has one scale, as a hex float
  *     round ROW ENDING REASON ...  what calibration made of a weight (struct calibrated_result), and its sums
  *     layer LAYER                 calibrated and durable, with the hidden state behind it
  *     end                         the facts are complete
@@ -21,6 +22,7 @@
 
 #include "convert/calibrated_result.h"
 #include "convert/plan.h"
+#include "convert/record_file.h"
 #include "convert/run.h"
 #include "formats/base/err.h"
 #include "formats/base/mem.h"
@@ -29,9 +31,7 @@
 #define JOURNAL_NAME ".journal"
 
 struct journal {
-    int fd_plus_1;        /* 0: closed */
-    char *path;           /* owned */
-    uint64_t bytes;       /* whole lines in the file: the next goes behind them, over a half one */
+    struct record_file file;
     bool found;           /* an earlier run's, and gone on with */
     struct buf jobs;      /* journal_job's records, not handed on yet */
     struct buf pending;   /* records whose bytes are not yet synced, or being synced */
@@ -55,6 +55,7 @@ void journal_job(struct journal *j, const struct plan *p, size_t job, const stru
 void journal_hand_jobs(struct journal *j);
 void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256);
 void journal_source(struct journal *j, size_t shard, const char *sha256);
+void journal_most(struct journal *j, size_t row, float most);
 void journal_calibrated(struct journal *j, size_t row, const struct calibrated_result *c, const struct weight_error *w);
 void journal_layer(struct journal *j, uint64_t layer); /* they come in order */
 /* Appends what is pending and syncs. The caller has synced the shards before. After an error, what was pending still

@@ -112,7 +112,8 @@ static bool fill_panel(struct product *p, uint64_t row, size_t rows, uint64_t co
 }
 
 /* Where the codes of the panel after this one lie: the next columns, or the next rows' first ones. */
-static struct gemm_later codes_later(const struct product *p, uint64_t row, size_t rows, uint64_t col, size_t cols)
+static struct gemm_later codes_later(const struct product *p, uint64_t row, size_t rows, uint64_t col, size_t cols,
+                                     size_t panel_rows, size_t panel_cols)
 {
     uint64_t next = col + cols < p->w->cols ? col + cols : 0;
     uint64_t next_row = next > 0 ? row : row + rows, left = p->w->cols - next, rows_left = p->w->rows - next_row;
@@ -122,8 +123,8 @@ static struct gemm_later codes_later(const struct product *p, uint64_t row, size
         return (struct gemm_later){0};
     return (struct gemm_later){.codes = codes.codes,
                                .row_bytes = codes.row_bytes,
-                               .bytes = codes.row_bytes * at_most(left, GEMM_COLS) / p->w->cols,
-                               .rows = at_most(rows_left, GEMM_ROWS)};
+                               .bytes = codes.row_bytes * at_most(left, panel_cols) / p->w->cols,
+                               .rows = at_most(rows_left, panel_rows)};
 }
 
 /* Columns [col, col + cols) of some rows for some tokens, by way of the panel. */
@@ -143,7 +144,7 @@ static bool add_panel(struct product *p, uint64_t row, size_t rows, size_t token
         first = 0;
     }
     if (first < tokens) {
-        struct gemm_later later = codes_later(p, row, rows, col, cols);
+        struct gemm_later later = codes_later(p, row, rows, col, cols, GEMM_ROWS, GEMM_COLS);
         p->kernel->sum(p->sums + first * GEMM_ROWS * GEMM_LANES, p->panel, rows, x + first * p->x_stride, p->x_stride,
                        tokens - first, cols, col == 0, &later);
     }
@@ -216,10 +217,19 @@ static bool multiply_strips(struct product *p, uint64_t row, size_t rows, size_t
             if (!fill_strip(p, p->strips + s * GEMM_STRIP_FLOATS, row + r, at_most(rows - r, GEMM_STRIP_ROWS), c, cols,
                             e))
                 return false;
-        kernel->sum(p->strip_sums, p->strips, strips, packed, tokens, cols, c == 0);
+        struct gemm_strip_panel panel = {.strips = p->strips,
+                                         .packed = packed,
+                                         .strip_count = strips,
+                                         .tokens = tokens,
+                                         .cols = cols,
+                                         .first = c == 0,
+                                         .last = c + cols == p->w->cols,
+                                         .later =
+                                             codes_later(p, row, rows, c, cols, GEMM_STRIPS_ROWS, GEMM_STRIP_COLS)};
+        kernel->sum(p->strip_sums, &panel);
         packed += GEMM_LANES * gemm_x_lane(tokens, cols);
     }
-    kernel->fold(p->y + token * p->y_stride + row, p->y_stride, p->strip_sums, rows, tokens, p->add);
+    kernel->store(p->y + token * p->y_stride + row, p->y_stride, p->strip_sums, rows, tokens, p->add);
     return true;
 }
 

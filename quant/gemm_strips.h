@@ -22,9 +22,10 @@
 #define GEMM_STRIP_FLOATS (GEMM_LANES * GEMM_STRIP_LANE)
 /* Sums of a token and a strip. */
 #define GEMM_STRIP_SUMS (GEMM_LANES * GEMM_STRIP_ROWS)
-/* Tokens of a block, whose x is packed once for all rows. */
-#define GEMM_STRIP_TOKENS  198u
-#define GEMM_STRIP_X_BYTES ((size_t)4 << 20)
+/* Tokens of a block, whose x is packed once for all rows: decoding a weight takes as long as 6 to 8 of them. 1,024 are
+ * four blocks of 2048 columns, and six of 7168. */
+#define GEMM_STRIP_TOKENS  258u
+#define GEMM_STRIP_X_BYTES ((size_t)5 << 20)
 
 /* A panel of columns works its tiles of tokens lane by lane: a lane of the strips stays in L1, and what streams past
  * it, x and the sums, lies in that order.
@@ -44,6 +45,14 @@ static inline size_t gemm_tile_tokens(size_t tokens, size_t done)
     return (left + tiles - 1) / tiles;
 }
 
+/* A panel of columns: strips of GEMM_STRIP_FLOATS one after another, and x as it is packed for them. */
+struct gemm_strip_panel {
+    const float *strips, *packed;
+    size_t strip_count, tokens, cols;
+    bool first, last; /* of its rows */
+    struct gemm_later later;
+};
+
 struct gemm_strips {
     /* Codes of `rows` rows, at most GEMM_STRIP_ROWS, into a strip; the rows past them are as the first one's. cols is
      * at most GEMM_STRIP_COLS, and a multiple of GEMM_CODED_COLS unless they are float32. False: a code is not finite.
@@ -51,12 +60,11 @@ struct gemm_strips {
     bool (*fill)(float *strip, const struct gemm_codes *w, size_t rows, size_t cols);
     /* The x of a panel: GEMM_LANES * gemm_x_lane() floats. */
     void (*pack)(float *packed, const float *x, size_t x_stride, size_t tokens, size_t cols);
-    /* Sums as gemm_kernel's sum has them, each over its lane's columns. */
-    void (*sum)(float *sums, const float *strips, size_t strip_count, const float *packed, size_t tokens, size_t cols,
-                bool first);
-    /* y[t * y_stride + r] = the fold of the sums of token t and row r, or that added to it; rows <= GEMM_STRIPS_ROWS.
-     */
-    void (*fold)(float *y, size_t y_stride, const float *sums, size_t rows, size_t tokens, bool add);
+    /* Sums as gemm_kernel's sum has them, each over its lane's columns; of the last panel only lane 0's are left, with
+     * all others folded into them. */
+    void (*sum)(float *sums, const struct gemm_strip_panel *panel);
+    /* y[t * y_stride + r] = the folded sum of token t and row r, or that added to it; rows <= GEMM_STRIPS_ROWS. */
+    void (*store)(float *y, size_t y_stride, const float *sums, size_t rows, size_t tokens, bool add);
 };
 
 extern const struct gemm_strips gemm_strips_avx2;

@@ -7,6 +7,7 @@
 #include "quant/unroll.h"
 
 #define TILE_TOKENS GEMM_TILE_TOKENS
+#define LINE        64u
 
 /* ---- x ---- */
 
@@ -66,6 +67,12 @@ ALWAYS_INLINE void pack_tile(float *packed, size_t lane, const float *x, size_t 
 
 /* ---- sums ---- */
 
+/* c += a b, in place: gcc 12 makes of the intrinsic forms that overwrite a factor, and moves sums about (8% slower). */
+ALWAYS_INLINE void multiply_add(__m256 *c, __m256 a, __m256 b)
+{
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(*c) : "x"(a), "x"(b));
+}
+
 ALWAYS_INLINE void step(__m256 sum[TILE_TOKENS][2], const float *w, const float *x, const size_t tokens)
 {
     __m256 low = _mm256_load_ps(w), high = _mm256_load_ps(w + 8);
@@ -73,28 +80,63 @@ ALWAYS_INLINE void step(__m256 sum[TILE_TOKENS][2], const float *w, const float 
     UNROLL
     for (size_t t = 0; t < tokens; t++) {
         __m256 b = _mm256_broadcast_ss(x + t);
-        sum[t][0] = _mm256_fmadd_ps(b, low, sum[t][0]);
-        sum[t][1] = _mm256_fmadd_ps(b, high, sum[t][1]);
+        multiply_add(&sum[t][0], b, low);
+        multiply_add(&sum[t][1], b, high);
     }
 }
 
-ALWAYS_INLINE void lane_tile(float *sums, const float *w, const float *x, const size_t tokens, size_t steps, bool first)
+/* Lanes whose sums are finished are added to those they fold into, as far as these are, too: l to l - 8, that to
+ * l - 12 and so on while l has the bit. */
+ALWAYS_INLINE float *fold_into(__m256 sum[TILE_TOKENS][2], float *sums, size_t lane_sums, size_t lane,
+                               const size_t tokens)
+{
+    for (size_t half = GEMM_LANES / 2; lane & half; half /= 2) {
+        sums -= half * lane_sums;
+        UNROLL
+        for (size_t t = 0; t < tokens; t++) {
+            UNROLL
+            for (size_t h = 0; h < 2; h++)
+                sum[t][h] = _mm256_add_ps(_mm256_load_ps(sums + t * GEMM_STRIP_ROWS + h * 8), sum[t][h]);
+        }
+    }
+    return sums;
+}
+
+/* What the tiles of a lane have in common. */
+struct lane {
+    size_t strips, steps, x_steps;
+    size_t sums;  /* floats of a lane's sums */
+    size_t folds; /* its number in the last panel, 0 in others */
+    bool first;
+};
+
+/* Four steps of the next tile's x, which comes from past L2. */
+ALWAYS_INLINE void fetch_tile(const float *x)
+{
+    _mm_prefetch((const char *)x, _MM_HINT_T0);
+    _mm_prefetch((const char *)(x + 16), _MM_HINT_T0);
+}
+
+ALWAYS_INLINE void lane_tile(float *sums, const float *w, const float *x, const size_t tokens, const struct lane *lane)
 {
     __m256 sum[TILE_TOKENS][2];
+    size_t steps = lane->steps;
 
     UNROLL
     for (size_t t = 0; t < tokens; t++) {
         UNROLL
         for (size_t h = 0; h < 2; h++)
-            sum[t][h] = first ? _mm256_setzero_ps() : _mm256_load_ps(sums + t * GEMM_STRIP_ROWS + h * 8);
+            sum[t][h] = lane->first ? _mm256_setzero_ps() : _mm256_load_ps(sums + t * GEMM_STRIP_ROWS + h * 8);
     }
     for (; steps >= 4; steps -= 4, w += 4 * GEMM_STRIP_ROWS, x += 4 * tokens) {
+        fetch_tile(x + lane->x_steps * tokens);
         UNROLL
         for (size_t i = 0; i < 4; i++)
             step(sum, w + i * GEMM_STRIP_ROWS, x + i * tokens, tokens);
     }
     for (; steps > 0; steps--, w += GEMM_STRIP_ROWS, x += tokens)
         step(sum, w, x, tokens);
+    sums = fold_into(sum, sums, lane->sums, lane->folds, tokens);
     UNROLL
     for (size_t t = 0; t < tokens; t++) {
         UNROLL
@@ -114,14 +156,46 @@ ALWAYS_INLINE void fetch_ahead(const float *w, const float *sums, const size_t t
         _mm_prefetch((const char *)(sums + t * GEMM_STRIP_ROWS), _MM_HINT_T0);
 }
 
-/* Some tiles of as many tokens, with the strips' lane at w. */
-ALWAYS_INLINE void lane_tiles(float *sums, const float *w, size_t strips, const float *x, const size_t tokens,
-                              size_t tiles, size_t steps, size_t x_steps, bool first)
+/* Lines of a panel's `later`, of which each tile asks for some. */
+struct ahead {
+    const uint8_t *row;
+    size_t row_bytes, row_lines, line;
+    size_t left, each;
+};
+
+static struct ahead ahead_of(const struct gemm_later *later, size_t tiles)
 {
-    for (size_t i = 0; i < tiles; i++, x += x_steps * tokens)
-        for (size_t s = 0; s < strips; s++, sums += tokens * GEMM_STRIP_ROWS) {
-            fetch_ahead(w + (s + 1 < strips ? s + 1 : 0) * GEMM_STRIP_FLOATS, sums + tokens * GEMM_STRIP_ROWS, tokens);
-            lane_tile(sums, w + s * GEMM_STRIP_FLOATS, x, tokens, steps, first);
+    struct ahead a = {
+        .row = later->codes, .row_bytes = later->row_bytes, .row_lines = (later->bytes + LINE - 1) / LINE};
+
+    a.left = later->codes ? a.row_lines * later->rows : 0;
+    a.each = (a.left + tiles - 1) / tiles;
+    return a;
+}
+
+static inline void fetch_later(struct ahead *a)
+{
+    size_t n = a->left < a->each ? a->left : a->each;
+
+    for (a->left -= n; n > 0; n--) {
+        _mm_prefetch((const char *)(a->row + a->line * LINE), _MM_HINT_T1);
+        if (++a->line == a->row_lines) {
+            a->line = 0;
+            a->row += a->row_bytes;
+        }
+    }
+}
+
+/* Some tiles of as many tokens, with the strips' lane at w. */
+ALWAYS_INLINE void lane_tiles(float *sums, const float *w, const float *x, const size_t tokens, size_t tiles,
+                              const struct lane *lane, struct ahead *ahead)
+{
+    for (size_t i = 0; i < tiles; i++, x += lane->x_steps * tokens)
+        for (size_t s = 0; s < lane->strips; s++, sums += tokens * GEMM_STRIP_ROWS) {
+            fetch_later(ahead);
+            fetch_ahead(w + (s + 1 < lane->strips ? s + 1 : 0) * GEMM_STRIP_FLOATS, sums + tokens * GEMM_STRIP_ROWS,
+                        tokens);
+            lane_tile(sums, w + s * GEMM_STRIP_FLOATS, x, tokens, lane);
         }
 }
 
@@ -130,10 +204,10 @@ ALWAYS_INLINE void lane_tiles(float *sums, const float *w, size_t strips, const 
     {                                                                                                                  \
         pack_tile(packed, lane, x, x_stride, n, cols);                                                                 \
     }                                                                                                                  \
-    static void sum_##n(float *sums, const float *w, size_t strips, const float *x, size_t tiles, size_t steps,        \
-                        size_t x_steps, bool first)                                                                    \
+    static void sum_##n(float *sums, const float *w, const float *x, size_t tiles, const struct lane *lane,            \
+                        struct ahead *ahead)                                                                           \
     {                                                                                                                  \
-        lane_tiles(sums, w, strips, x, n, tiles, steps, x_steps, first);                                               \
+        lane_tiles(sums, w, x, n, tiles, lane, ahead);                                                                 \
     }
 TILE(1)
 TILE(2)
@@ -143,8 +217,8 @@ TILE(5)
 TILE(6)
 
 typedef void pack_fn(float *packed, size_t lane, const float *x, size_t x_stride, size_t cols);
-typedef void sum_fn(float *sums, const float *w, size_t strips, const float *x, size_t tiles, size_t steps,
-                    size_t x_steps, bool first);
+typedef void sum_fn(float *sums, const float *w, const float *x, size_t tiles, const struct lane *lane,
+                    struct ahead *ahead);
 static pack_fn *const packs[] = {NULL, pack_1, pack_2, pack_3, pack_4, pack_5, pack_6};
 static sum_fn *const sums_of[] = {NULL, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6};
 
@@ -158,46 +232,37 @@ static void pack(float *packed, const float *x, size_t x_stride, size_t tokens, 
     }
 }
 
-static void sum(float *sums, const float *strips, size_t strip_count, const float *packed, size_t tokens, size_t cols,
-                bool first)
-{
-    size_t lane = gemm_x_lane(tokens, cols), x_steps = (cols + GEMM_LANES - 1) / GEMM_LANES;
-    size_t tiles = (tokens + TILE_TOKENS - 1) / TILE_TOKENS, most = gemm_tile_tokens(tokens, 0);
-    size_t smaller = tiles * most - tokens, large = tiles - smaller, done = large * most;
+/* Bits reversed, so that a lane comes right after those that fold into it with it. */
+static const uint8_t lane_order[GEMM_LANES] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
 
-    for (size_t l = 0; l < GEMM_LANES; l++) {
-        size_t steps = (cols + GEMM_LANES - 1 - l) / GEMM_LANES;
-        float *lane_sums = sums + l * tokens * strip_count * GEMM_STRIP_ROWS;
-        const float *w = strips + l * GEMM_STRIP_LANE, *x = packed + l * lane;
-        sums_of[most](lane_sums, w, strip_count, x, large, steps, x_steps, first);
+static void sum(float *sums, const struct gemm_strip_panel *p)
+{
+    size_t x_lane = gemm_x_lane(p->tokens, p->cols), x_steps = (p->cols + GEMM_LANES - 1) / GEMM_LANES;
+    size_t tiles = (p->tokens + TILE_TOKENS - 1) / TILE_TOKENS, most = gemm_tile_tokens(p->tokens, 0);
+    size_t smaller = tiles * most - p->tokens, large = tiles - smaller, done = large * most;
+    size_t strips_rows = p->strip_count * GEMM_STRIP_ROWS;
+    struct ahead ahead = ahead_of(&p->later, GEMM_LANES * tiles * p->strip_count);
+
+    for (size_t i = 0; i < GEMM_LANES; i++) {
+        size_t l = lane_order[i];
+        struct lane lane = {.strips = p->strip_count,
+                            .steps = (p->cols + GEMM_LANES - 1 - l) / GEMM_LANES,
+                            .x_steps = x_steps,
+                            .sums = p->tokens * strips_rows,
+                            .folds = p->last ? l : 0,
+                            .first = p->first};
+        float *lane_sums = sums + l * lane.sums;
+        const float *w = p->strips + l * GEMM_STRIP_LANE, *x = p->packed + l * x_lane;
+        sums_of[most](lane_sums, w, x, large, &lane, &ahead);
         if (smaller)
-            sums_of[most - 1](lane_sums + done * strip_count * GEMM_STRIP_ROWS, w, strip_count, x + done * x_steps,
-                              smaller, steps, x_steps, first);
+            sums_of[most - 1](lane_sums + done * strips_rows, w, x + done * x_steps, smaller, &lane, &ahead);
     }
 }
 
 /* ---- the end ---- */
 
-/* The tree of the lanes, for eight rows. */
-ALWAYS_INLINE __m256 fold8(const float *sums, size_t lane_stride)
-{
-    __m256 lanes[GEMM_LANES];
-
-    UNROLL
-    for (size_t l = 0; l < GEMM_LANES; l++)
-        lanes[l] = _mm256_load_ps(sums + l * lane_stride);
-    UNROLL
-    for (size_t half = GEMM_LANES / 2; half > 0; half /= 2) {
-        UNROLL
-        for (size_t l = 0; l < half; l++)
-            lanes[l] = _mm256_add_ps(lanes[l], lanes[l + half]);
-    }
-    return lanes[0];
-}
-
 /* A tile and a strip. */
-static void fold_tile(float *y, size_t y_stride, const float *sums, size_t lane_stride, size_t rows, size_t tokens,
-                      bool add)
+static void store_tile(float *y, size_t y_stride, const float *sums, size_t rows, size_t tokens, bool add)
 {
     const __m256i order = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
 
@@ -205,24 +270,22 @@ static void fold_tile(float *y, size_t y_stride, const float *sums, size_t lane_
         for (size_t r = 0; r < rows; r += 8) {
             __m256i lanes = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(rows - r)), order);
             float *to = y + t * y_stride + r;
-            __m256 product = fold8(sums + t * GEMM_STRIP_ROWS + r, lane_stride);
+            __m256 product = _mm256_load_ps(sums + t * GEMM_STRIP_ROWS + r);
             if (add)
                 product = _mm256_add_ps(_mm256_maskload_ps(to, lanes), product);
             _mm256_maskstore_ps(to, lanes, product);
         }
 }
 
-static void fold(float *y, size_t y_stride, const float *sums, size_t rows, size_t tokens, bool add)
+static void store(float *y, size_t y_stride, const float *sums, size_t rows, size_t tokens, bool add)
 {
-    size_t lane = tokens * ((rows + GEMM_STRIP_ROWS - 1) / GEMM_STRIP_ROWS) * GEMM_STRIP_ROWS;
-
     for (size_t t = 0, count; t < tokens; t += count) {
         count = gemm_tile_tokens(tokens, t);
         for (size_t r = 0; r < rows; r += GEMM_STRIP_ROWS, sums += count * GEMM_STRIP_ROWS)
-            fold_tile(y + t * y_stride + r, y_stride, sums, lane,
-                      rows - r < GEMM_STRIP_ROWS ? rows - r : GEMM_STRIP_ROWS, count, add);
+            store_tile(y + t * y_stride + r, y_stride, sums, rows - r < GEMM_STRIP_ROWS ? rows - r : GEMM_STRIP_ROWS,
+                       count, add);
     }
 }
 
-const struct gemm_strips gemm_strips_avx2 = {.fill = gemm_fill_avx2, .pack = pack, .sum = sum, .fold = fold};
+const struct gemm_strips gemm_strips_avx2 = {.fill = gemm_fill_avx2, .pack = pack, .sum = sum, .store = store};
 #endif

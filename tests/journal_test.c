@@ -201,7 +201,7 @@ TEST(journal, a_record_that_failed_is_written_again_whole)
     journal_job(&j, &f.planned.plan, 0, &some_error);
     journal_hand_jobs(&j);
     getrlimit(RLIMIT_FSIZE, &old);
-    small = (struct rlimit){.rlim_cur = j.bytes + 10, .rlim_max = old.rlim_max};
+    small = (struct rlimit){.rlim_cur = j.file.bytes + 10, .rlim_max = old.rlim_max};
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &small);
     bool flushed = journal_flush(&j, &e);
