@@ -16,8 +16,8 @@
  *   MoE        y = sum over the chosen experts, ids ascending, of fma(weight, expert(x), y) from 0; then
  *              x + (y + shared(x))
  *
- * With V3.2's sparse attention, contexts up to index_topk tokens are the same as dense attention, and longer ones are
- * refused. */
+ * With V3.2's sparse attention, contexts up to index_topk tokens are the same as dense attention, wherever they
+ * start, and longer ones are refused. */
 #ifndef VERIFY_FORWARD_H
 #define VERIFY_FORWARD_H
 
