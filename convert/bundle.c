@@ -328,7 +328,7 @@ static void fill_rows(struct manifest *m, struct arena *a, const struct plan *p,
         };
         fill_shape(r, a, row);
         fill_parts(r, a, row);
-        if (row->calibrated)
+        if (plan_row_is_fed(row))
             r->calibration = calibration_of(a, row, &result->calibrated[i]);
     }
 }

@@ -190,7 +190,7 @@ static uint64_t flows_bytes(const struct source *source, const struct calib_stat
         for (size_t i = 0; i < s->input_count; i++) {
             const struct calib_input *in = &s->inputs[i];
             if (in->layer == s->layers[k].layer && in->n == 1)
-                bytes[of_attention(in->role)] += flow_bytes(in->cols);
+                bytes[of_attention(in->role)] += flow_bytes(in->cols, true);
             scratch = larger(scratch, flow_scratch_bytes(in->cols));
         }
         most = larger(most, larger(bytes[0], bytes[1]));

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "convert/measured.h"
 #include "formats/base/hash.h"
 #include "formats/base/log.h"
 
@@ -79,6 +80,48 @@ bool calibration_open(struct calibration *c, struct plan *p, struct err *e)
                                   c->corpus.batch.tokens, c->corpus.batch.sequence_count, hex, c->propagate);
     p->min_tokens = c->min_tokens;
     calibration_note_text(&c->corpus, c->text.tokens);
+    return true;
+}
+
+/* An expert's gate speaks for it, as in the coverage. */
+static bool check_starved(const struct calibration *c, const struct plan *p, struct err *e)
+{
+    for (size_t o = 0; o < p->output_count; o++)
+        for (size_t i = 0; i < p->weight_count; i++) {
+            const struct measured *m = p->outputs[o].rows[i].measured;
+            const struct tensor_id *id = &p->weights[i]->id;
+            if (m && id->role == ROLE_EXPERT_GATE && m->about.tokens < c->min_tokens)
+                return err_set(e, ERR_UNSUPPORTED,
+                               "layer %" PRId64 ", expert %" PRId64 ": %" PRIu64
+                               " tokens reached it, fewer than --min-tokens %" PRIu64 ": take statistics of more text",
+                               id->layer, id->expert, m->about.tokens, c->min_tokens);
+        }
+    return true;
+}
+
+static bool any_measured(const struct plan *p)
+{
+    for (size_t o = 0; o < p->output_count; o++)
+        if (plan_is_fed(p, &p->outputs[o]))
+            return true;
+    return false;
+}
+
+bool calibration_by_statistics(const struct calibration *c, struct plan *p, struct err *e)
+{
+    const struct routing_stats *r = &p->statistics->stats.routing;
+
+    if (!check_word("on-starved", c->on_starved, "warn", "fail", e))
+        return false;
+    if (!any_measured(p))
+        return err_set(e, ERR_USAGE,
+                       "--stats has no say in recipe '%s': in int4 by search or ldlq it has, and in static FP8",
+                       p->outputs[0].recipe->name);
+    if (strcmp(c->on_starved, "fail") == 0 && !check_starved(c, p, e))
+        return err_in(e, "statistics '%s'", p->statistics->path);
+    p->calibration = arena_printf(&p->arena, "statistics of %" PRIu64 " tokens in %zu contexts, sha256 %s", r->tokens,
+                                  r->sequence_count, p->statistics->sha256);
+    p->min_tokens = c->min_tokens;
     return true;
 }
 

@@ -41,6 +41,9 @@ bool calibration_open(struct calibration *c, struct plan *p, struct err *e) CHEC
 bool calibration_check_text(const struct corpus *t, uint64_t min_tokens, struct err *e) CHECKED;
 /* On stderr, where a text is not what one would wish: built-in, or shorter than `tokens`. */
 void calibration_note_text(const struct corpus *t, uint64_t tokens);
+/* The same by statistics: the plan's own. Refused besides: a recipe that they have no say in, and with on_starved
+ * "fail" an expert with fewer than min_tokens. */
+bool calibration_by_statistics(const struct calibration *c, struct plan *p, struct err *e) CHECKED;
 void calibration_close(struct calibration *c); /* idempotent */
 struct pipeline_options calibration_pipeline(const struct calibration *c, unsigned threads, uint64_t memory_bytes);
 

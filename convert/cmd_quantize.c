@@ -10,13 +10,13 @@ static struct calibration calibration = {
 };
 static struct width_options widths;
 static struct conversion options = {.shard_bytes = CONVERSION_SHARD_BYTES, .calibration = &calibration};
-static const char *recipe_name;
+static const char *recipe_name, *statistics;
 
 static const struct opt opts[] = {
     {"recipe", 'r', OPT_STRING, &recipe_name, "NAME|FILE", "what each weight becomes: quern-recipe(5)", 0, 0},
     {"target-bpw", 0, OPT_F64, &widths.target_bpw, "X", "choose widths by --stats, for a mean of X bits per weight", 0,
      0},
-    {"stats", 0, OPT_STRING, &widths.statistics, "FILE", "losses for --target-bpw: of quern calibrate --losses", 0, 0},
+    {"stats", 0, OPT_STRING, &statistics, "STATS", "round by these, of quern calibrate, and run no --text", 0, 0},
     CORPUS_OPTIONS(calibration.text, CALIBRATION_TOKENS_TEXT, CALIBRATION_CONTEXT_TEXT),
     {"propagate", 0, OPT_STRING, &calibration.propagate, "on|off",
      "let each layer see the rounded layers before it (on)", 0, 0},
@@ -37,6 +37,25 @@ static const struct opt_command spec = {
     .opts = opts,
 };
 
+/* Without a text statistics take its place; with one they say which widths. */
+static bool take_statistics(struct err *e)
+{
+    bool text = calibration.text.text || calibration.text.ids;
+
+    if (widths.target_bpw != 0 && !statistics)
+        return err_set(e, ERR_USAGE, "--target-bpw wants --stats FILE, of quern calibrate --losses");
+    if (statistics && text && widths.target_bpw == 0)
+        return err_set(e, ERR_USAGE, "--stats and %s: one of them is what the recipe is calibrated by",
+                       calibration.text.text ? "--text" : "--ids");
+    options.statistics = text ? NULL : statistics;
+    if (widths.target_bpw == 0)
+        return true;
+    widths.statistics = statistics;
+    widths.split = options.allow_unfused;
+    options.widths = &widths;
+    return true;
+}
+
 static int run(const char *const *operands, size_t operand_count, struct err *e)
 {
     struct recipe recipe = {0};
@@ -47,14 +66,8 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
         err_set(e, ERR_USAGE, "quantize wants --recipe NAME or FILE");
         return status;
     }
-    if ((widths.target_bpw != 0) != (widths.statistics != NULL)) {
-        err_set(e, ERR_USAGE, "--target-bpw X and --stats FILE go together");
+    if (!take_statistics(e))
         return status;
-    }
-    if (widths.statistics) {
-        widths.split = options.allow_unfused;
-        options.widths = &widths;
-    }
     if (recipe_load(&recipe, recipe_name, e))
         status = conversion_run(&options, operands[0], operands[1], &recipe, recipe_load, e);
     recipe_release(&recipe);

@@ -9,6 +9,7 @@
 #include "convert/coverage.h"
 #include "convert/finished.h"
 #include "convert/journal.h"
+#include "convert/measured.h"
 #include "convert/pipeline.h"
 #include "convert/plan.h"
 #include "convert/plan_print.h"
@@ -226,8 +227,8 @@ static bool run_and_publish(const struct conversion *c, struct plan *p, struct w
                         .memory_bytes = c->memory_bytes > 0 ? c->memory_bytes - w->fixed_bytes : 0,
                         .quiet = c->quiet},
     };
-    struct progress *progress = progress_new(c->doing ? c->doing : "converting",
-                                             p->read_bytes + p->write_bytes + calibrated_bytes_of(p), c->quiet);
+    uint64_t bytes = p->most_bytes + p->read_bytes + p->write_bytes + calibrated_bytes_of(p);
+    struct progress *progress = progress_new(c->doing ? c->doing : "converting", bytes, c->quiet);
 
     for (size_t o = 1; o < p->output_count; o++)
         w->stages[o].publishing |= w->stages[0].publishing;
@@ -388,6 +389,8 @@ static bool feed_calibration(const struct conversion *c, struct plan *p, struct 
 {
     size_t o = plan_calibrated_output(p);
 
+    if (p->statistics)
+        return calibration_by_statistics(c->calibration, p, e);
     if (o == p->output_count)
         return true;
     if (!c->calibration)
@@ -469,6 +472,7 @@ int conversion_run(const struct conversion *c, const char *src, const char *dst,
         .keep_unknown = c->keep_unknown,
     };
     struct source source = {0};
+    struct statistics statistics = {0};
     struct recipe widened = {0};
     struct width_report widths = {0};
     bool ok = false;
@@ -489,8 +493,12 @@ int conversion_run(const struct conversion *c, const char *src, const char *dst,
     }
     if (!conversion_check_whole(&source.checkpoint, e) || !targets_check(c, targets, count, source.checkpoint.dir, e))
         goto done;
+    if (c->statistics && !statistics_open(&statistics, c->statistics, &source, e))
+        goto done;
+    options.statistics = c->statistics ? &statistics : NULL;
     ok = choose_widths(c, &targets[0], &source, &widened, &widths, e) && plan_and_go(c, &options, &source, &widths, e);
 done:
+    statistics_close(&statistics);
     source_close(&source);
     width_report_release(&widths);
     recipe_release(&widened);

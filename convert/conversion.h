@@ -23,6 +23,7 @@ struct conversion {
     const char *doing;                  /* for the progress line; NULL: "converting" */
     struct opt_list also;               /* "RECIPE:DIR" */
     struct calibration *calibration;    /* what calibrated recipes are fed with; NULL: they are refused */
+    const char *statistics;             /* a file in place of a text, for all outputs; NULL: none */
     const struct width_options *widths; /* chosen for the first output's recipe; NULL: it is as it is */
 };
 

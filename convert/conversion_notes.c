@@ -1,5 +1,6 @@
 #include "convert/conversion_notes.h"
 
+#include "convert/measured.h"
 #include "formats/base/log.h"
 #include "formats/engine.h"
 #include "verify/lint.h"
@@ -42,6 +43,25 @@ static void note_fall_backs(const struct plan *p, const struct plan_output *o)
         log_note("%zu more weights stay wider; --dry-run --verbose lists them", count - FALL_BACKS_LISTED);
 }
 
+/* What statistics could not do as it was asked. */
+static void note_measured(const struct plan *p, const struct plan_output *o)
+{
+    size_t count[REASON_COUNT] = {0};
+
+    for (size_t i = 0; i < p->weight_count; i++)
+        if (o->rows[i].measured)
+            count[o->rows[i].measured->about.reason]++;
+    for (enum reason reason = 0; reason < REASON_COUNT; reason++)
+        if (count[reason] > 0 && reason == REASON_VARIANCES)
+            log_note("%zu weights that recipe '%s' rounds by ldlq get a search that weighs channels: %s; --text runs "
+                     "the model for ldlq",
+                     count[reason], o->recipe->name, reason_text(reason));
+        else if (count[reason] > 0 && reason == REASON_PRIOR)
+            log_note("%zu weights get a search that weighs channels: %s", count[reason], reason_text(reason));
+        else if (count[reason] > 0 && reason != REASON_ASKED)
+            log_note("%zu weights get a search that weighs no channel: %s", count[reason], reason_text(reason));
+}
+
 /* A model that lacks a weight converts, but no engine loads it. */
 static void warn_missing(const struct plan *p)
 {
@@ -64,6 +84,7 @@ void conversion_note_plan(const struct plan *p)
         note_drops(&p->outputs[o]);
         note_fall_backs(p, &p->outputs[o]);
         note_limits(p, &p->outputs[o]);
+        note_measured(p, &p->outputs[o]);
     }
 }
 

@@ -17,7 +17,7 @@ static bool is_down(enum role role)
 
 static bool asked(const struct calibrated_result *c)
 {
-    return c->ending == ENDING_FEEDBACK || c->ending == ENDING_PLAIN;
+    return c->reason == REASON_ASKED;
 }
 
 static int compare_tokens(const void *a, const void *b)
@@ -43,6 +43,7 @@ static void add_weight(struct coverage_layer *l, struct sums *s, uint64_t *token
 
     l->weights++;
     l->other_endings += !asked(c);
+    l->weighed |= c->ending == ENDING_DIAGONAL || c->ending == ENDING_SEARCH;
     s->error[down] += c->loss_error;
     s->energy[down] += c->loss_energy;
     if (w->id.role != ROLE_EXPERT_GATE)
@@ -125,7 +126,7 @@ static void find_supers(struct coverage *c, struct arena *a, const struct plan *
 
     for (size_t i = 0; i < p->weight_count; i++) {
         const struct tensor_id *id = &p->weights[i]->id;
-        if (o->rows[i].calibrated && id->role == ROLE_EXPERT_DOWN)
+        if (plan_row_is_fed(&o->rows[i]) && id->role == ROLE_EXPERT_DOWN)
             all[count++] =
                 (struct super_expert){(uint64_t)id->layer, (uint64_t)id->expert, result->calibrated[i].output_most};
     }
@@ -148,7 +149,7 @@ void coverage_make(struct coverage *c, struct arena *a, const struct plan *p, co
         struct sums sums = {0};
         *l = (struct coverage_layer){.layer = layer};
         for (size_t i = 0; i < p->weight_count; i++)
-            if (o->rows[i].calibrated && p->weights[i]->id.layer == (int64_t)layer)
+            if (plan_row_is_fed(&o->rows[i]) && p->weights[i]->id.layer == (int64_t)layer)
                 add_weight(l, &sums, tokens, p->weights[i], &result->calibrated[i]);
         if (l->weights == 0)
             continue;
@@ -157,6 +158,7 @@ void coverage_make(struct coverage *c, struct arena *a, const struct plan *p, co
         c->unvisited += l->unvisited;
         c->other_endings += l->other_endings;
         c->any_moments |= l->loss_wide >= 0 || l->loss_down >= 0;
+        c->any_weighed |= l->weighed;
         c->layer_count++;
     }
     find_supers(c, a, p, o, result);
@@ -186,8 +188,9 @@ static void print_note(const struct coverage *c, struct buf *out)
     if (c->starved > 0)
         buf_printf(out, "%zu experts got fewer than %" PRIu64 " tokens, %zu of them none: they %s.\n", c->starved,
                    c->min_tokens, c->unvisited,
-                   c->any_moments ? "were rounded by what all tokens of their layer say"
-                                  : "go by the largest input of all experts of their layer, as the others do");
+                   c->any_moments   ? "were rounded by what all tokens of their layer say"
+                   : c->any_weighed ? "were weighed by what all tokens of their layer say, or not at all"
+                                    : "go by the largest input of all experts of their layer, as the others do");
     if (c->other_endings > 0)
         buf_printf(out, "%zu weights did not end by the method that was asked for; quern.json says which and why.\n",
                    c->other_endings);
@@ -273,7 +276,7 @@ void coverage_json(const struct coverage *coverage, struct json_writer *w, const
     json_begin_array(w, "coverage");
     for (size_t i = 0; i < p->weight_count; i++) {
         const struct calibrated_result *c = &result->calibrated[i];
-        if (!o->rows[i].calibrated)
+        if (!plan_row_is_fed(&o->rows[i]))
             continue;
         json_begin_object(w, NULL);
         w->compact = true;
@@ -286,7 +289,7 @@ void coverage_json(const struct coverage *coverage, struct json_writer *w, const
         if (c->loss_energy > 0)
             json_put_double(w, "output_error", c->loss_error / c->loss_energy);
         json_put_double(w, "input_most", (double)c->input_most);
-        if (p->weights[i]->id.role == ROLE_EXPERT_DOWN)
+        if (p->weights[i]->id.role == ROLE_EXPERT_DOWN && c->output_most >= 0)
             json_put_double(w, "output_most", (double)c->output_most);
         json_put_string(w, "ending", ending_name(c->ending));
         json_put_string(w, "reason", reason_text(c->reason));

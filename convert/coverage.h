@@ -18,6 +18,7 @@ struct coverage_layer {
     size_t unvisited, starved;                      /* no tokens; fewer than min_tokens */
     double to_prior, to_diagonal;                   /* mean shrinkage of the experts' gate and up */
     size_t weights, other_endings;                  /* calibrated; of these, not by the method that was asked for */
+    bool weighed;                                   /* some by a search with or without weights */
     /* Output error over output energy: of all linears but down_proj, and of those; negative: no moments were taken. */
     double loss_wide, loss_down;
 };
@@ -44,6 +45,7 @@ struct coverage {
     size_t super_count;
     float median_most; /* of all experts' largest outputs */
     bool any_moments;  /* else nothing is shrunk, and no error known */
+    bool any_weighed;  /* some went by variances, or would have */
     size_t starved, unvisited, other_endings;
     uint64_t min_tokens;
 };

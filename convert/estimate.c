@@ -111,7 +111,7 @@ static size_t list_pairs(const struct plan *p, struct pair pairs[PAIRS_MAX])
         for (size_t o = 0; o < p->output_count; o++) {
             const struct job *job = &p->jobs[j];
             const struct plan_row *row = &p->outputs[o].rows[job->weight];
-            if (row->scheme.method == METHOD_COPY || row->parts[PART_CODES].dtype == DTYPE_NONE)
+            if (row->scheme.method == METHOD_COPY || row->parts[PART_CODES].dtype == DTYPE_NONE || row->calibrated)
                 continue;
             struct pair *pair = find_pair(pairs, &count, row, o);
             uint64_t elems = job->count * row->weight->cols;
@@ -135,7 +135,8 @@ static bool measure_pair(const struct plan *p, const struct pair *pair, struct b
 {
     const struct weight *w = p->weights[pair->job->weight];
     const struct plan_row *row = &p->outputs[pair->output].rows[pair->job->weight];
-    struct transform t = {.kernel = kernel_get(), .from = w->stored, .to = row->scheme, .cols = w->cols};
+    struct transform t = {
+        .kernel = kernel_get(), .from = w->stored, .to = row->scheme, .cols = w->cols, .tensor_scale = 1};
     struct plan_slice in[PART_COUNT], out[PART_COUNT];
     struct slices from = {0}, to = {0};
     struct weight_error ignored = {0};

@@ -21,9 +21,10 @@ void flow_scratch_release(struct flow_scratch *s)
     *s = (struct flow_scratch){0};
 }
 
-size_t flow_bytes(size_t cols)
+size_t flow_bytes(size_t cols, bool calibrated)
 {
-    return moments_bytes(cols) + calibrated_bytes(cols) + (FLOW_CHUNK + FLOW_SPREAD_TOKENS) * cols * sizeof(float);
+    return moments_bytes(cols) + (FLOW_CHUNK + FLOW_SPREAD_TOKENS) * cols * sizeof(float) +
+           (calibrated ? calibrated_bytes(cols) : 0);
 }
 
 size_t flow_scratch_bytes(size_t cols)

@@ -31,7 +31,7 @@ struct flow {
     void *memory; /* calibrated's; NULL: not made yet */
 };
 
-size_t flow_bytes(size_t cols); /* all that it may hold, calibrated too */
+size_t flow_bytes(size_t cols, bool calibrated); /* all that it may hold, with what flow_calibrated makes or without */
 size_t flow_scratch_bytes(size_t cols);
 /* Some of `all` tokens, in order; the moments are closed behind the last. ERR_FORMAT naming the layer: they are past
  * float32's range. */

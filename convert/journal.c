@@ -66,12 +66,14 @@ static void add_folder_fact(struct buf *out, const char *name, const char *dir)
 
 static void write_facts(struct buf *out, const struct plan *p)
 {
-    char number[32], name[32];
+    char number[64], name[32];
 
     buf_puts(out, MAGIC);
     add_fact(out, "version", QUERN_VERSION);
     snprintf(number, sizeof number, "%zu", p->output_count);
     add_fact(out, "outputs", number);
+    snprintf(number, sizeof number, "%zu, of up to %u weights", p->job_count, PLAN_JOB_WEIGHTS);
+    add_fact(out, "jobs", number);
     for (size_t i = 0; i < p->output_count; i++) {
         snprintf(name, sizeof name, "recipe-%zu", i);
         add_fact(out, name, p->outputs[i].recipe->text);
@@ -233,6 +235,20 @@ static bool read_source(const struct plan *p, struct run_result *results, const 
     return true;
 }
 
+static bool read_most(const struct plan *p, struct run_result *results, const char *line, const char *line_end)
+{
+    char *end = NULL;
+    unsigned long long row = strtoull(line, &end, 10);
+
+    if (end == line || *end != ' ' || row >= p->weight_count)
+        return false;
+    float most = strtof(end, &end);
+    if (end != line_end || !(most >= 0))
+        return false;
+    results[0].most[row] = most;
+    return true;
+}
+
 /* hexfloats, so that what is read is what was written */
 static bool read_calibrated(const struct plan *p, struct run_result *results, const char *line, const char *line_end)
 {
@@ -276,6 +292,7 @@ static bool read_records(struct journal *j, const struct plan *p, struct run_res
         bool ok = strncmp(line, "job ", 4) == 0      ? read_job(j, p, results, line + 4, end)
                   : strncmp(line, "shard ", 6) == 0  ? read_shard(p, results, line + 6)
                   : strncmp(line, "source ", 7) == 0 ? read_source(p, results, line + 7)
+                  : strncmp(line, "most ", 5) == 0   ? read_most(p, results, line + 5, end)
                   : strncmp(line, "round ", 6) == 0  ? read_calibrated(p, results, line + 6, end)
                   : strncmp(line, "layer ", 6) == 0  ? read_layer(j, line + 6)
                                                      : false;
@@ -378,6 +395,11 @@ void journal_shard(struct journal *j, size_t output, size_t shard, const char *s
 void journal_source(struct journal *j, size_t shard, const char *sha256)
 {
     buf_printf(&j->pending, "source %zu %s\n", shard, sha256);
+}
+
+void journal_most(struct journal *j, size_t row, float most)
+{
+    buf_printf(&j->pending, "most %zu %a\n", row, (double)most);
 }
 
 void journal_calibrated(struct journal *j, size_t row, const struct calibrated_result *c, const struct weight_error *w)

@@ -6,6 +6,7 @@
  *     job NUMBER {E2 ENERGY2 N}   done, its bytes synced; sums per output, as hex floats
  *     shard OUTPUT SHARD SHA256   whole and under its name
  *     source SHARD SHA256         a source shard's hash, with --hash-source
+ *     most ROW MAGNITUDE          the largest of a matrix that has one scale, as a hex float
  *     round ROW ENDING REASON ...  what calibration made of a weight (struct calibrated_result), and its sums
  *     layer LAYER                 calibrated and durable, with the hidden state behind it
  *     end                         the facts are complete
@@ -50,6 +51,7 @@ bool journal_peek(const char *path, const char *recipe_text, struct arena *a, ch
 void journal_job(struct journal *j, const struct plan *p, size_t job, const struct weight_error *per_output);
 void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256);
 void journal_source(struct journal *j, size_t shard, const char *sha256);
+void journal_most(struct journal *j, size_t row, float most);
 void journal_calibrated(struct journal *j, size_t row, const struct calibrated_result *c, const struct weight_error *w);
 void journal_layer(struct journal *j, uint64_t layer); /* they come in order */
 /* Appends what is pending and syncs. The caller has synced the shards before. After an error, what was pending still

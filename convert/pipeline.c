@@ -413,7 +413,7 @@ static void pipeline_release(struct pipeline *p)
     for (size_t i = 0; i < p->out->shard_count; i++)
         shard_file_release(&p->files[i]);
     layer_rows_release(&p->index);
-    mem_free(p->scratch);
+    flow_scratch_release(&p->scratch);
     mem_free(p->held);
     mem_free(p->experts);
     mem_free(p->most);

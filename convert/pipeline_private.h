@@ -6,6 +6,7 @@
 #include <pthread.h>
 
 #include "convert/calibrated_result.h"
+#include "convert/flow.h"
 #include "convert/journal.h"
 #include "convert/layer_rows.h"
 #include "convert/pipeline.h"
@@ -15,24 +16,14 @@
 #include "verify/forward.h"
 #include "verify/layer_weights.h"
 
-/* Tokens of an input that are added at a time. */
-#define PIPELINE_CHUNK 256u
-/* Tokens whose spread stands for that of all, where an input goes by once (quant/moments.h). */
-#define PIPELINE_SPREAD_TOKENS 2048u
-
 /* One input of a linear that all tokens go through, while its layer runs. */
-struct flow {
-    bool watched;           /* for its largest magnitude */
-    bool wanted;            /* and for its moments */
-    struct moments moments; /* sum owned */
-    float *chunk;           /* [PIPELINE_CHUNK][cols]: taken, not yet added */
-    size_t chunk_tokens;
-    float *kept; /* [PIPELINE_SPREAD_TOKENS][cols] */
-    size_t kept_tokens;
-    uint64_t seen;
-    float most; /* largest magnitude of all tokens */
-    struct calibrated calibrated;
-    void *memory; /* calibrated's; NULL: not made yet */
+struct watched {
+    bool watched;     /* for its largest magnitude */
+    bool wanted;      /* and for its moments */
+    bool rounded_by;  /* which linears of this role's input are rounded by; else they are the experts' prior alone */
+    float most;       /* largest magnitude of all tokens */
+    uint64_t tokens;  /* that went by */
+    struct flow flow; /* when wanted */
 };
 
 /* A worker's memory for one expert; there before the first layer. */
@@ -70,11 +61,10 @@ struct pipeline {
     uint32_t linear[ROLE_COUNT];    /* row index + 1 of a calibrated weight that is no expert's */
     uint32_t (*experts)[MLP_PARTS]; /* [experts]: row index + 1 of its weights, when one of them is calibrated */
     bool any_expert;
-    struct expert_most *most;      /* [experts]; the lock guards it while experts run */
-    struct flow flows[ROLE_COUNT]; /* by the role that names the input */
-    void *scratch;                 /* the main thread's; grows with the layer's need */
-    size_t scratch_bytes;
-    void **held; /* rounded linears, until the layer is over */
+    struct expert_most *most;          /* [experts]; the lock guards it while experts run */
+    struct watched inputs[ROLE_COUNT]; /* by the role that names the input */
+    struct flow_scratch scratch;       /* the main thread's; grows with the layer's need */
+    void **held;                       /* rounded linears, until the layer is over */
     size_t held_count;
     struct expert_room *rooms; /* [threads] */
 };
@@ -107,7 +97,6 @@ void pipeline_flows_want(struct pipeline *p); /* from linear and any_expert */
 void pipeline_flows_release(struct pipeline *p);
 uint64_t pipeline_flows_bytes(struct pipeline *p); /* what the layer's inputs and rounded linears will take */
 struct expert_layer pipeline_prior(const struct pipeline *p); /* what the layer's experts share */
-void *pipeline_scratch(struct pipeline *p, size_t bytes);     /* the main thread's, until the next call */
 float pipeline_input_most(const struct pipeline *p, enum role role);
 
 /* ---- pipeline_static.c ---- */

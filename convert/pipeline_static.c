@@ -17,7 +17,8 @@ static bool most_of(struct pipeline *p, const struct coded *w, float *most, stru
         .to = {.kind = SCHEME_FP8_TENSOR, .dtype = DTYPE_F8_E4M3, .scale = SCALE_F32, .method = METHOD_ABSMAX},
         .cols = w->cols};
 
-    return transform_most(&t, w->rows, &w->parts, pipeline_scratch(p, transform_scratch_bytes(&t)), most, e);
+    return transform_most(&t, 0, w->rows, &w->parts, flow_scratch_get(&p->scratch, transform_scratch_bytes(&t)), most,
+                          e);
 }
 
 /* Of the weight that shares a scale, read for it alone; it comes to be rounded later, or was. */
@@ -53,8 +54,8 @@ bool pipeline_round_static(struct pipeline *p, enum role role, const struct code
 
     *rounded = (struct rounded){.ending = ENDING_PLAIN, .reason = REASON_ASKED};
     return find_scale(p, role, w, &t.tensor_scale, e) &&
-           transform_run(&t, 0, m->rows, m->rows, &m->in, &m->out, pipeline_scratch(p, transform_scratch_bytes(&t)),
-                         &rounded->weights, e);
+           transform_run(&t, 0, m->rows, m->rows, &m->in, &m->out,
+                         flow_scratch_get(&p->scratch, transform_scratch_bytes(&t)), &rounded->weights, e);
 }
 
 /* ---- inputs ---- */

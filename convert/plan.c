@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "convert/measured.h"
 #include "formats/base/log.h"
 #include "formats/engine.h"
 #include "quant/calibrated.h"
@@ -150,6 +151,17 @@ static void calibrate_row(struct plan *p, struct plan_row *row)
                             row->scheme.kind == SCHEME_PLAIN ? "BF16" : scheme_method_name(row->scheme.method));
 }
 
+static bool feed_row(struct plan *p, struct plan_row *row, struct err *e)
+{
+    const struct scheme *to = &row->scheme;
+
+    if (p->statistics && measured_wants(to) && is_seen(&p->source->arch, &row->weight->id))
+        return measured_row(&p->arena, p->statistics, row, e);
+    if (scheme_is_calibrated(to))
+        calibrate_row(p, row);
+    return true;
+}
+
 static bool choose_row(struct plan *p, struct plan_output *o, size_t i, struct err *e)
 {
     const struct weight *w = p->weights[i];
@@ -167,8 +179,8 @@ static bool choose_row(struct plan *p, struct plan_output *o, size_t i, struct e
     row->scheme = choice.scheme;
     row->why = choice.why;
     row->fell_back = choice.fell_back;
-    if (scheme_is_calibrated(&row->scheme))
-        calibrate_row(p, row);
+    if (!feed_row(p, row, e))
+        return false;
     if (row->calibrated ? !calibrated_check(row->scheme.method, &w->stored, &row->scheme, e)
                         : row->scheme.method != METHOD_COPY && !transform_check(&w->stored, &row->scheme, e))
         return err_in(e, "'%s'", w->name);
@@ -289,8 +301,9 @@ void plan_row_slices(const struct plan_row *row, uint64_t first, uint64_t count,
     for (enum part part = 0; part < PART_COUNT; part++) {
         if (row->parts[part].dtype == DTYPE_NONE || part == PART_SHAPE)
             continue;
-        if (part == PART_SCALE && row->scheme.kind == SCHEME_FP8_TENSOR && first > 0)
-            continue; /* one scale for all jobs, and each byte is written once */
+        bool one = (part == PART_SCALE && row->scheme.kind == SCHEME_FP8_TENSOR) || part == PART_INPUT_SCALE;
+        if (one && first > 0)
+            continue; /* one number for all jobs, and each byte is written once */
         out[part].tensor = &row->parts[part];
         scheme_slice(&row->scheme, part, w->rows, w->cols, first, count, &out[part].offset, &out[part].bytes);
     }
@@ -312,6 +325,24 @@ bool plan_is_calibrated(const struct plan_output *o)
         if (o->shards[i].calibrated)
             return true;
     return false;
+}
+
+bool plan_row_is_fed(const struct plan_row *row)
+{
+    return row->calibrated || row->measured;
+}
+
+bool plan_is_fed(const struct plan *p, const struct plan_output *o)
+{
+    for (size_t i = 0; i < p->weight_count; i++)
+        if (plan_row_is_fed(&o->rows[i]))
+            return true;
+    return false;
+}
+
+bool plan_row_has_most(const struct plan_row *row)
+{
+    return row->measured && row->scheme.static_input;
 }
 
 size_t plan_calibrated_output(const struct plan *p)
@@ -337,11 +368,13 @@ static void measure_job(struct plan *p, const struct job *j)
 {
     struct plan_slice s[PART_COUNT];
     size_t in = 0, out = 0;
+    uint64_t read_bytes = 0;
+    bool most = false;
 
     plan_job_in(p, j, s);
     in = slices_bytes(s);
     for (enum part part = 0; part < PART_COUNT; part++)
-        p->read_bytes += s[part].bytes;
+        read_bytes += s[part].bytes;
     for (size_t o = 0; o < p->output_count; o++) {
         const struct plan_row *row = &p->outputs[o].rows[j->weight];
         struct transform t = {
@@ -353,8 +386,12 @@ static void measure_job(struct plan *p, const struct job *j)
         if (row->scheme.method == METHOD_COPY || row->calibrated)
             continue; /* written from where it was read */
         out += slices_bytes(s);
-        p->scratch_bytes_max = size_max(p->scratch_bytes_max, transform_scratch_bytes(&t));
+        most |= plan_row_has_most(row);
+        size_t weights = row->measured ? measured_scratch_bytes(t.cols) : 0;
+        p->scratch_bytes_max = size_max(p->scratch_bytes_max, transform_scratch_bytes(&t) + weights);
     }
+    p->read_bytes += read_bytes;
+    p->most_bytes += most ? read_bytes : 0;
     p->in_bytes_max = size_max(p->in_bytes_max, in);
     p->out_bytes_max = size_max(p->out_bytes_max, out);
 }
@@ -405,7 +442,7 @@ size_t *plan_last_jobs(const struct plan *p)
 
 bool plan_open(struct plan *p, const struct source *s, const struct plan_options *options, struct err *e)
 {
-    *p = (struct plan){.source = s};
+    *p = (struct plan){.source = s, .statistics = options->statistics};
     if (!choose_weights(p, options->keep_unknown, e))
         goto failed;
     p->outputs = arena_array(&p->arena, options->target_count, sizeof *p->outputs);

@@ -20,9 +20,10 @@
 #include "formats/weight.h"
 #include "quant/transform.h"
 
-/* A job holds at most this many weights (but at least PLAN_JOB_ROWS rows): 8 MiB of FP8, large enough for a
- * disk, small enough that a handful of jobs in flight stays under 300 MB even with F32 coming out. */
-#define PLAN_JOB_WEIGHTS (8u << 20)
+/* A job holds at most this many weights (but at least PLAN_JOB_ROWS rows): 2 MiB of FP8, large enough for a disk,
+ * small enough that a handful of jobs in flight stays in a CPU's last cache, and that touching their memory for the
+ * first time is nothing beside half a gigabyte of work. */
+#define PLAN_JOB_WEIGHTS (2u << 20)
 /* Jobs begin at multiples of this, which every scheme's row multiple divides. */
 #define PLAN_JOB_ROWS 128u
 
@@ -35,6 +36,9 @@ struct plan_piece {
     const uint32_t *row_order; /* the source's row for each row, of a plain weight; NULL: as they stand */
 };
 
+struct statistics;
+struct measured;
+
 /* One weight in one output. */
 struct plan_row {
     const struct weight *weight;
@@ -42,6 +46,7 @@ struct plan_row {
     const char *why;                 /* rule and reason, for the plan and quern.json */
     bool fell_back;                  /* the group did not fit the width */
     bool calibrated;                 /* made while the model runs (convert/calibrated.h): no job writes it */
+    const struct measured *measured; /* what statistics say of its input (convert/measured.h); NULL: they have no say */
     bool unlisted;                   /* a copy beside the one that the index names */
     struct tensor parts[PART_COUNT]; /* as they will stand; dtype NONE: no such part */
 };
@@ -106,6 +111,7 @@ struct plan {
     const char *report;      /* lines that are printed behind the plan and the result, or NULL */
     const char *report_json; /* the same, a value for their JSON */
     const char *report_name; /* its member there */
+    const struct statistics *statistics; /* in place of a text; NULL: none */
     const char *calibration; /* what the calibrated rows depend on beside recipe and source, in words; NULL: none are */
     uint64_t calibration_bytes; /* the least memory that the calibrated run needs */
     uint64_t min_tokens;        /* of calibrated ones: an expert that fewer reached is starved */
@@ -114,6 +120,7 @@ struct plan {
     struct job *jobs;
     size_t job_count;
     uint64_t read_bytes, write_bytes;                      /* over all jobs: tensor data */
+    uint64_t most_bytes;                                   /* read once more before, for the scales of whole matrices */
     size_t in_bytes_max, out_bytes_max, scratch_bytes_max; /* of one job; buffers and scratch are sized by these */
 
     const struct expert_numbers *renumbering; /* of routed experts; NULL: they keep their numbers */
@@ -127,6 +134,7 @@ struct plan_target {
 struct plan_options {
     const struct plan_target *targets;
     size_t target_count;
+    const struct statistics *statistics; /* what calibrated recipes go by in place of a text; stays open; or NULL */
     uint64_t shard_bytes; /* a new shard begins when the next weight would pass this */
     bool keep_shards;     /* the source's shard layout and names */
     bool allow_unfused;
@@ -156,6 +164,9 @@ void plan_job_out(const struct plan *p, const struct job *j, size_t output, stru
 
 void plan_row_slices(const struct plan_row *row, uint64_t first, uint64_t count, struct plan_slice out[PART_COUNT]);
 bool plan_is_calibrated(const struct plan_output *o);
+bool plan_row_is_fed(const struct plan_row *row); /* calibrated, by a text or by statistics */
+bool plan_is_fed(const struct plan *p, const struct plan_output *o);
+bool plan_row_has_most(const struct plan_row *row); /* its jobs want the matrix's largest magnitude (run_most.c) */
 size_t plan_calibrated_output(const struct plan *p); /* the first that is; output_count: none */
 /* Reads a slice of a job's input; to has its bytes. Thread-safe. (plan_read.c) */
 bool plan_read(const struct plan *p, const struct plan_slice *s, void *to, struct err *e) CHECKED;

@@ -118,9 +118,14 @@ void plan_print(const struct plan *p, size_t output, const struct proof *proof, 
            o->shard_count, o->shard_count == 1 ? "" : "s");
     printf("read     %" PRIu64 " bytes (%s) of the source, once\n", p->read_bytes,
            bytes_text((double)p->read_bytes, read));
+    if (p->most_bytes > 0)
+        printf("         %" PRIu64 " bytes (%s) of it before that, for the largest magnitudes\n", p->most_bytes,
+               bytes_text((double)p->most_bytes, read));
     printf("work     %zu jobs on %u thread%s\n", p->job_count, size->threads, size->threads == 1 ? "" : "s");
     if (plan_is_calibrated(o) && estimate->calibration)
         print_calibration(estimate->calibration);
+    if (p->statistics && plan_is_fed(p, o))
+        printf("model    not run; %s\n", p->calibration);
     print_proof(proof);
     print_renumbering(proof);
     printf("memory   %" PRIu64 " bytes at most (%s)\n", size->total_bytes,
@@ -243,6 +248,8 @@ void plan_print_json(const struct plan *p, size_t output, const struct run_resul
     json_put_u64(&w, "tensor_bytes", o->tensor_bytes);
     json_put_u64(&w, "read_bytes", p->read_bytes);
     json_put_u64(&w, "jobs", p->job_count);
+    if (p->statistics && plan_is_fed(p, o))
+        json_put_string(&w, "calibrated_by", p->calibration);
     if (!result && proof && proof->why_not)
         json_put_string(&w, "no_fingerprint", proof->why_not);
     else if (!result && proof)

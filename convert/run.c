@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert/measured.h"
 #include "convert/run_private.h"
 #include "formats/base/log.h"
 #include "formats/base/pool.h"
@@ -127,6 +128,7 @@ static void line_release(struct line *l, const struct run_size *size)
         mem_free(l->files[o]);
     }
     mem_free(l->files);
+    mem_free(l->partners);
     run_source_release(&l->source);
     mem_free(l->scratch);
     mem_free(l->worked);
@@ -149,15 +151,31 @@ static bool finish_untouched(struct line *l, struct err *e)
     return run_source_finish(&l->source, e) && run_sync(l, e);
 }
 
+/* What statistics say is known before the run. */
+static struct calibrated_result *new_calibrated(struct plan *p, const struct plan_output *o)
+{
+    struct calibrated_result *all = arena_array(&p->arena, p->weight_count, sizeof *all);
+
+    for (size_t i = 0; i < p->weight_count; i++)
+        if (o->rows[i].measured)
+            all[i] = o->rows[i].measured->about;
+    return all;
+}
+
 struct run_result *run_results_new(struct plan *p)
 {
     struct run_result *results = arena_array(&p->arena, p->output_count, sizeof *results);
     void *source = arena_array(&p->arena, p->source->checkpoint.shard_count, HASH_HEX_BYTES);
+    float *most = arena_array(&p->arena, p->weight_count, sizeof *most);
+
+    for (size_t i = 0; i < p->weight_count; i++)
+        most[i] = -1;
 
     for (size_t o = 0; o < p->output_count; o++) {
         results[o].errors = arena_array(&p->arena, p->weight_count, sizeof *results[o].errors);
-        if (plan_is_calibrated(&p->outputs[o]))
-            results[o].calibrated = arena_array(&p->arena, p->weight_count, sizeof *results[o].calibrated);
+        if (plan_is_fed(p, &p->outputs[o]))
+            results[o].calibrated = new_calibrated(p, &p->outputs[o]);
+        results[o].most = most;
         results[o].sha256 = arena_array(&p->arena, p->outputs[o].shard_count, sizeof *results[o].sha256);
         results[o].source_sha256 = source;
     }
@@ -194,7 +212,7 @@ bool run_plan(struct plan *p, const struct run_options *o, struct stage *stages,
     pthread_cond_init(&l.moved, NULL);
     line_allocate(&l, &size);
     run_source_init(&l.source, p, o->hash_source, o->delete_source, results[0].source_sha256);
-    if (!run_source_check(&l.source, e) || !run_resume(&l, e))
+    if (!run_source_check(&l.source, e) || !run_find_most(&l, size.threads, e) || !run_resume(&l, e))
         goto done;
     run_stages(&l, size.threads);
     if (l.err.code != ERR_NONE) {

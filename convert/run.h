@@ -27,8 +27,10 @@ struct run_options {
 /* What the run learnt about one output. */
 struct run_result {
     struct weight_error *errors;           /* one per row */
-    struct calibrated_result *calibrated;  /* one per row; NULL: none is calibrated */
+    struct calibrated_result *calibrated;  /* one per row; NULL: none is, by a text or by statistics */
     char (*sha256)[HASH_HEX_BYTES];        /* one per shard */
+    float *most;                           /* one per weight, of those that have one scale: the largest magnitude;
+                                              negative: not known. All outputs share it */
     char (*source_sha256)[HASH_HEX_BYTES]; /* one per source shard, "" when not known; all outputs share it */
 };
 

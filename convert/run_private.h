@@ -1,4 +1,4 @@
-/* Shared by run.c, run_stages.c and run_resume.c.
+/* Shared by run.c, run_stages.c, run_most.c and run_resume.c.
  *
  * One ring of slots; job j lives in slot j % slot_count from the moment it is read until it is hashed, in and out. Five
  * counters say how far each stage has come; a stage works on job j when the stage before it is past j, and the
@@ -33,6 +33,7 @@ struct line {
     size_t slot_count;
     uint8_t **scratch;         /* one per worker */
     struct shard_file **files; /* [output][shard] */
+    uint32_t *partners; /* [weight]: number + 1 of what has the same scale, where a matrix has one; NULL: none has */
     struct journal *journal;
     struct run_source source;
     uint64_t unsynced_bytes; /* hashed since the journal was last flushed */
@@ -53,6 +54,13 @@ bool run_open_shard(struct line *l, size_t output, uint32_t shard, bool resume, 
 bool run_finish_shard(struct line *l, size_t output, uint32_t shard, struct err *e) CHECKED;
 /* Syncs what was written and then the journal's records of it. */
 bool run_sync(struct line *l, struct err *e) CHECKED;
+
+/* The largest magnitudes of matrices that have one scale, which no job sees whole: read before the first job, unless an
+ * earlier run's journal has them. Slots and scratch are in use, the stages are not begun. (run_most.c) */
+bool run_find_most(struct line *l, unsigned threads, struct err *e) CHECKED;
+/* What statistics add to a transform, and the scale of what enters the matrix; scratch: behind the transform's own. */
+bool run_measured(const struct line *l, size_t output, size_t weight, struct transform *t, const struct slices *to,
+                  void *scratch, struct err *e) CHECKED;
 
 /* The stages, each to its end. (run_stages.c) */
 void run_stages(struct line *l, unsigned threads);

@@ -161,8 +161,11 @@ static bool work_job(struct line *l, size_t number, void *scratch, struct err *e
 
         slot->errors[o] = (struct weight_error){0};
         place_outputs(l, job, slot, o, &at);
-        if (row->scheme.method == METHOD_COPY || row->parts[PART_CODES].dtype == DTYPE_NONE)
+        if (row->scheme.method == METHOD_COPY || row->parts[PART_CODES].dtype == DTYPE_NONE || row->calibrated)
             continue;
+        uint8_t *rest = (uint8_t *)scratch + (row->measured ? transform_scratch_bytes(&t) : 0);
+        if (row->measured && !run_measured(l, o, job->weight, &t, &slot->to[o], rest, e))
+            return err_in(e, "'%s'", w->name);
         if (!transform_run(&t, job->row, job->count, w->rows, &slot->from, &slot->to[o], scratch, &slot->errors[o], e))
             return err_in(e, "shard '%s', tensor '%s'", p->source->checkpoint.shards[w->parts[PART_CODES]->shard].name,
                           w->parts[PART_CODES]->name);

@@ -7,31 +7,10 @@
 
 #include "convert/recipe_private.h"
 #include "convert/width_units.h"
-#include "formats/base/hash.h"
 #include "formats/base/units.h"
 
-#define BIT(role)  (UINT64_C(1) << (role))
-#define HASH_BLOCK (1u << 20)
-#define MATRICES   64 /* bytes of the longest list of a unit's matrices */
-
-/* ---- the statistics file ---- */
-
-static bool hash_file(const struct file *f, char hex[HASH_HEX_BYTES], struct err *e)
-{
-    struct hash h = {0};
-    uint8_t *block = mem_alloc(HASH_BLOCK);
-    bool ok = true;
-
-    hash_init(&h);
-    for (uint64_t at = 0; at < f->bytes && ok; at += HASH_BLOCK) {
-        size_t bytes = f->bytes - at < HASH_BLOCK ? (size_t)(f->bytes - at) : HASH_BLOCK;
-        ok = file_read(f, at, block, bytes, e);
-        hash_update(&h, block, ok ? bytes : 0);
-    }
-    hash_final_hex(&h, hex);
-    mem_free(block);
-    return ok;
-}
+#define BIT(role) (UINT64_C(1) << (role))
+#define MATRICES  64 /* bytes of the longest list of a unit's matrices */
 
 /* ---- rules ---- */
 
@@ -252,7 +231,7 @@ void width_report_release(struct width_report *r)
 static bool choose(struct work *k, const struct calib_stats *stats, const struct source *s,
                    const struct width_options *o, struct err *e)
 {
-    if (!calib_stats_check(stats, s, e) || !hash_file(&stats->file, k->sha256, e) ||
+    if (!calib_stats_check(stats, s, e) || !calib_stats_sha256(stats, k->sha256, e) ||
         !width_units_make(&k->units, k->base, s, stats, o->split, e))
         return err_in(e, "statistics '%s'", o->statistics);
     return allocate(k->units.allocate, k->units.count, o->target_bpw, &k->allocation, e) || err_in(e, "--target-bpw");

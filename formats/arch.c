@@ -477,6 +477,27 @@ bool arch_parse(struct arch *arch, struct arena *a, const char *config, size_t b
     return ok || err_in(e, "config.json");
 }
 
+/* The family decides nothing that a field does not say. Floats are hexadecimal, so that none is rounded. */
+void arch_function_sha256(const struct arch *a, char hex[HASH_HEX_BYTES])
+{
+    struct buf text = {0};
+
+    for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
+        if (fields[i].offset != AT(max_positions))
+            buf_printf(&text, "%s %" PRIu64 "\n", fields[i].key,
+                       *(const uint64_t *)(const void *)((const char *)a + fields[i].offset));
+    buf_printf(&text, "n_group %" PRIu64 "\ntopk_group %" PRIu64 "\nscoring %d\ntopk %d\nnorm_topk_prob %d\n",
+               a->groups, a->topk_groups, a->scoring, a->topk, a->norm_topk_prob);
+    buf_printf(&text, "routed_scaling %a\nrms_norm_eps %a\nrope_theta %a\ntied %d\n", a->routed_scaling,
+               a->rms_norm_eps, a->rope_theta, a->tied_embeddings);
+    if (a->yarn)
+        buf_printf(&text, "yarn %a %a %a %" PRIu64 " %d %a %d %a\n", a->yarn_factor, a->yarn_beta_fast,
+                   a->yarn_beta_slow, a->yarn_original_positions, a->yarn_has_mscale, a->yarn_mscale,
+                   a->yarn_has_mscale_all_dim, a->yarn_mscale_all_dim);
+    hash_hex(text.data, text.bytes, hex);
+    buf_release(&text);
+}
+
 bool arch_is_moe_layer(const struct arch *arch, uint64_t layer)
 {
     if (arch->experts == 0)

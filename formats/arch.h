@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "formats/base/err.h"
+#include "formats/base/hash.h"
 #include "formats/base/mem.h"
 
 enum arch_family { ARCH_DEEPSEEK_V2, ARCH_DEEPSEEK_V3, ARCH_KIMI_K2, ARCH_FAMILY_COUNT };
@@ -58,6 +59,10 @@ struct arch {
  * A nested text_config (Kimi-K2.5) is entered. Unknown model types are ERR_UNSUPPORTED, naming what is known.
  * Numbers are held against plausible limits. */
 bool arch_parse(struct arch *arch, struct arena *a, const char *config, size_t bytes, struct err *e) CHECKED;
+
+/* SHA-256 of what the model computes: sizes, layers, routing, rope. Not how its weights are stored, how long a context
+ * it allows, nor how config.json is written: a quantized bundle and its source have the same. */
+void arch_function_sha256(const struct arch *arch, char hex[HASH_HEX_BYTES]);
 
 bool arch_has_group(const struct arch *arch, uint64_t cols);     /* whether an integer config group has that width */
 bool arch_is_moe_layer(const struct arch *arch, uint64_t layer); /* MTP layers are */

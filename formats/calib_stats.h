@@ -102,6 +102,8 @@ bool calib_stats_open(struct calib_stats *s, const char *path, struct err *e) CH
 /* The sums of one of an input's n, [cols]. Refuses what is negative or not finite. Thread-safe. */
 bool calib_stats_sum2(const struct calib_stats *s, const struct calib_input *in, size_t index, double *sum2,
                       struct err *e) CHECKED;
+/* SHA-256 of the file that was opened. */
+bool calib_stats_sha256(const struct calib_stats *s, char hex[HASH_HEX_BYTES], struct err *e) CHECKED;
 /* Whether they are of this model, or of the one that a bundle was made from (routing_stats_check), input by input. */
 bool calib_stats_check(const struct calib_stats *s, const struct source *source, struct err *e) CHECKED;
 

@@ -11,6 +11,7 @@
 
 #define VERSION    "1"
 #define NAME_BYTES 96u
+#define HASH_BLOCK (1u << 20)
 
 /* ---- writing ---- */
 
@@ -358,6 +359,24 @@ bool calib_stats_sum2(const struct calib_stats *s, const struct calib_input *in,
     return (file_read(&s->file, in->offset + index * bytes, sum2, bytes, e) &&
             check_numbers(sum2, in->cols, false, "sum2", e)) ||
            err_in(e, "'%s': layer %" PRIu64 ", input '%s'", s->file.path, in->layer, role_get(in->role)->name);
+}
+
+bool calib_stats_sha256(const struct calib_stats *s, char hex[HASH_HEX_BYTES], struct err *e)
+{
+    const struct file *f = &s->file;
+    uint8_t *block = mem_alloc(HASH_BLOCK);
+    struct hash h = {0};
+    bool ok = true;
+
+    hash_init(&h);
+    for (uint64_t at = 0; at < f->bytes && ok; at += HASH_BLOCK) {
+        size_t bytes = f->bytes - at < HASH_BLOCK ? (size_t)(f->bytes - at) : HASH_BLOCK;
+        ok = file_read(f, at, block, bytes, e);
+        hash_update(&h, block, ok ? bytes : 0);
+    }
+    hash_final_hex(&h, hex);
+    mem_free(block);
+    return ok;
 }
 
 /* ---- several files into one ---- */

@@ -8,7 +8,7 @@
 #include "formats/json.h"
 #include "formats/manifest.h"
 
-#define BLOCK_BYTES        (1u << 20)
+#define BLOCK_BYTES (1u << 20)
 
 void routing_stats_init(struct routing_stats *s, uint64_t experts, uint64_t experts_per_token, uint64_t layers,
                         const char *config_sha256, bool with_trace)
@@ -36,6 +36,7 @@ bool routing_stats_open(struct routing_stats *s, const struct source *source, bo
         return false;
     routing_stats_init(s, a->experts, a->experts_per_token, a->layers, config, with_trace);
     memcpy(s->routers_sha256, routers, HASH_HEX_BYTES);
+    arch_function_sha256(a, s->function_sha256);
     return true;
 }
 
@@ -156,12 +157,16 @@ static bool check_routers(const char *theirs, const char *ours, struct err *e)
                    theirs, ours);
 }
 
-static bool check_config(const char *theirs, const char *ours, struct err *e)
+static bool check_hash(const char *what, const char *theirs, const char *ours, struct err *e)
 {
     return strcmp(theirs, ours) == 0 ||
-           err_set(e, ERR_FORMAT,
-                   "statistics of another model: its config.json has SHA-256 %.16s..., this one %.16s...", theirs,
-                   ours);
+           err_set(e, ERR_FORMAT, "statistics of another model: %s has SHA-256 %.16s..., this one %.16s...", what,
+                   theirs, ours);
+}
+
+static bool check_config(const char *theirs, const char *ours, struct err *e)
+{
+    return check_hash("its config.json", theirs, ours, e);
 }
 
 static void drop_traces(struct routing_stats *s)
@@ -200,6 +205,8 @@ bool routing_stats_merge(struct routing_stats *s, const struct routing_stats *fr
         return false;
     if (!s->routers_sha256[0])
         memcpy(s->routers_sha256, from->routers_sha256, HASH_HEX_BYTES);
+    if (!s->function_sha256[0])
+        memcpy(s->function_sha256, from->function_sha256, HASH_HEX_BYTES);
     if (s->with_trace && !from->with_trace)
         drop_traces(s);
     for (size_t i = 0; i < from->count; i++)
@@ -286,17 +293,33 @@ static bool check_covered(const struct routing_stats *s, const struct arch *a, s
     return true;
 }
 
-bool routing_stats_check(const struct routing_stats *s, const struct source *source, struct err *e)
+/* By config.json alone, as older files want it. */
+static bool check_written_config(const struct routing_stats *s, const struct source *source, struct err *e)
 {
-    const struct arch *a = &source->arch;
-    char ours[HASH_HEX_BYTES], made_from[HASH_HEX_BYTES], routers[HASH_HEX_BYTES];
+    char ours[HASH_HEX_BYTES], made_from[HASH_HEX_BYTES];
 
-    if (!check_dims(s, a->layers, a->experts, a->experts_per_token, e))
-        return false;
     hash_hex(source->checkpoint.config, source->checkpoint.config_bytes, ours);
     if (!bundle_source_hash(source, made_from, e))
         return false;
-    if (strcmp(s->config_sha256, made_from) != 0 && !check_config(s->config_sha256, ours, e))
+    return strcmp(s->config_sha256, made_from) == 0 || check_config(s->config_sha256, ours, e);
+}
+
+static bool check_function(const struct routing_stats *s, const struct source *source, struct err *e)
+{
+    char ours[HASH_HEX_BYTES];
+
+    if (!s->function_sha256[0])
+        return check_written_config(s, source, e);
+    arch_function_sha256(&source->arch, ours);
+    return check_hash("the function in its config.json", s->function_sha256, ours, e);
+}
+
+bool routing_stats_check(const struct routing_stats *s, const struct source *source, struct err *e)
+{
+    const struct arch *a = &source->arch;
+    char routers[HASH_HEX_BYTES];
+
+    if (!check_dims(s, a->layers, a->experts, a->experts_per_token, e) || !check_function(s, source, e))
         return false;
     if (!routing_routers_sha256(source, routers, e) || !check_routers(s->routers_sha256, routers, e))
         return false;

@@ -4,7 +4,8 @@
  * used to order, renumber and place experts.
  *
  * On disk it is one safetensors file. __metadata__: format "quern-routing",
- * version "1", config_sha256 (of config.json), routers_sha256 (of all router
+ * version "1", config_sha256 (of config.json), function_sha256 (of what it says
+ * that the model computes; older files lack it), routers_sha256 (of all router
  * matrices, which no renumbering keeps), experts, experts_per_token, layers
  * (without MTP), tokens. Tensors per layer L that was run, MTP's as well:
  *
@@ -47,8 +48,10 @@ struct routing_sequence {
 };
 
 struct routing_stats {
-    uint64_t experts, experts_per_token, layers, tokens;                /* tokens: of all sequences */
-    char config_sha256[HASH_HEX_BYTES], routers_sha256[HASH_HEX_BYTES]; /* the latter "" when not known */
+    uint64_t experts, experts_per_token, layers, tokens; /* tokens: of all sequences */
+    char config_sha256[HASH_HEX_BYTES];
+    char function_sha256[HASH_HEX_BYTES]; /* arch_function_sha256; "" when not known, as is the next */
+    char routers_sha256[HASH_HEX_BYTES];
     bool with_trace;
     struct routing_layer *items; /* those that were run, ascending by layer */
     size_t count;
@@ -75,8 +78,9 @@ bool routing_stats_merge(struct routing_stats *s, const struct routing_stats *fr
 /* NULL: the layer was not run. */
 const struct routing_layer *routing_stats_layer(const struct routing_stats *s, uint64_t layer);
 
-/* Whether the statistics are of this model, or of the one that a bundle was made from (quern.json names its
- * config.json): layers, experts, hashes; and cover all its layers but MTP's. ERR_FORMAT naming both values. */
+/* Whether the statistics are of this model, however its weights are stored: the function that config.json tells and the
+ * routers are the same, and all layers but MTP's are covered. Of files that lack function_sha256, config.json must be
+ * this one's, or the one that quern.json says it was made from. ERR_FORMAT naming both values. */
 bool routing_stats_check(const struct routing_stats *s, const struct source *source, struct err *e) CHECKED;
 /* SHA-256 over the router matrices in layer order. */
 bool routing_routers_sha256(const struct source *source, char hex[HASH_HEX_BYTES], struct err *e) CHECKED;

@@ -56,12 +56,14 @@ static void list_metadata(const struct routing_stats *s, struct arena *a, struct
         {"layers", arena_printf(a, "%" PRIu64, s->layers)},
         {"tokens", arena_printf(a, "%" PRIu64, s->tokens)},
         {"routers_sha256", arena_strdup(a, s->routers_sha256)},
+        {"function_sha256", arena_strdup(a, s->function_sha256)},
     };
     size_t count = sizeof list / sizeof list[0];
 
     f->metadata = arena_array(a, count, sizeof *f->metadata);
-    f->metadata_count = s->routers_sha256[0] ? count : count - 1;
-    memcpy(f->metadata, list, sizeof list);
+    for (size_t i = 0; i < count; i++)
+        if (list[i].value[0])
+            f->metadata[f->metadata_count++] = list[i];
 }
 
 void routing_stats_list(const struct routing_stats *s, struct arena *a, struct routing_file *f)
@@ -157,6 +159,14 @@ static bool read_hash(const char *key, const char *text, char hex[HASH_HEX_BYTES
     return true;
 }
 
+/* "" when the file has none. */
+static bool read_known_hash(struct reading *r, const char *key, char hex[HASH_HEX_BYTES], struct err *e)
+{
+    const char *text = safetensors_meta(&r->st, key);
+
+    return !text || read_hash(key, text, hex, e);
+}
+
 static bool read_metadata(struct reading *r, struct err *e)
 {
     struct routing_stats *s = r->s;
@@ -173,8 +183,8 @@ static bool read_metadata(struct reading *r, struct err *e)
                        "version '%.40s' of routing statistics, and only " FORMAT_VERSION " is known", text);
     if (!need_text(r, "config_sha256", &text, e) || !read_hash("config_sha256", text, s->config_sha256, e))
         return false;
-    text = safetensors_meta(&r->st, "routers_sha256");
-    if (text && !read_hash("routers_sha256", text, s->routers_sha256, e))
+    if (!read_known_hash(r, "routers_sha256", s->routers_sha256, e) ||
+        !read_known_hash(r, "function_sha256", s->function_sha256, e))
         return false;
     return need_number(r, "experts", 1, ROUTING_EXPERTS_MAX, &s->experts, e) &&
            need_number(r, "experts_per_token", 1, s->experts, &s->experts_per_token, e) &&

@@ -30,6 +30,8 @@ static const char *const reason_texts[REASON_COUNT] = {
     [REASON_SILENT] = "every input was 0",
     [REASON_NOT_FINITE] = "an input was not finite",
     [REASON_PIVOT] = "no damping made the factor exist",
+    [REASON_VARIANCES] = "statistics hold variances alone",
+    [REASON_PRIOR] = "no tokens reached it: by all tokens of its layer",
 };
 
 struct calibrated_options calibrated_defaults(enum method method)

@@ -29,7 +29,7 @@
 enum ending {
     ENDING_PLAIN,    /* absmax or search, as asked */
     ENDING_FEEDBACK, /* ldlq or gptq, as asked */
-    ENDING_DIAGONAL, /* search with the inputs' variances as weights: the factor failed */
+    ENDING_DIAGONAL, /* search with the inputs' variances as weights: the factor failed, or nothing else is known */
     ENDING_SEARCH,   /* search with weights 1: there are no moments to go by */
     ENDING_COUNT
 };
@@ -40,6 +40,8 @@ enum reason {
     REASON_SILENT,     /* every input was 0 */
     REASON_NOT_FINITE, /* an input was NaN or infinite, or its square too large */
     REASON_PIVOT,      /* no damping made the factor exist */
+    REASON_VARIANCES,  /* statistics have no more of the moments than their diagonal */
+    REASON_PRIOR,      /* no tokens, and a prior's variances */
     REASON_COUNT
 };
 

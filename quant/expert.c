@@ -323,7 +323,7 @@ static bool tensor_scale(struct expert_work *w, enum expert_part first, enum exp
         float part_most = 0;
         if (t.to.kind != SCHEME_FP8_TENSOR || t.to.method == METHOD_COPY)
             continue;
-        if (!transform_most(&t, from->rows, &from->parts, w->scratch, &part_most, e))
+        if (!transform_most(&t, 0, from->rows, &from->parts, w->scratch, &part_most, e))
             return err_in(e, "%s", part_name(part));
         most = part_most > most ? part_most : most;
     }

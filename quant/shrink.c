@@ -39,6 +39,23 @@ static double mean(const float *x, size_t n)
     return n > 0 ? sum / (double)n : 0;
 }
 
+/* What dead columns are held against. False: every column is. */
+static bool find_average(const float *variance, size_t cols, double *average)
+{
+    *average = mean(variance, cols);
+    return *average > 0 && isfinite(*average);
+}
+
+static bool is_dead(float variance, double average)
+{
+    return (double)variance < DEAD * average;
+}
+
+static float dead_variance(double average)
+{
+    return (float)(DEAD_VARIANCE * average);
+}
+
 /* D as it would be, and the scales; then what is dead. */
 static bool set_variances(struct shrunk *s, double pseudo_tokens)
 {
@@ -55,15 +72,36 @@ static bool set_variances(struct shrunk *s, double pseudo_tokens)
         s->own_scale[j] = inverse_root(own->sum[at]);
         s->prior_scale[j] = prior ? inverse_root(prior->sum[at]) : 0;
     }
-    average = mean(s->variance, own->cols);
-    if (!(average > 0) || !isfinite(average))
+    if (!find_average(s->variance, own->cols, &average))
         return false;
     for (size_t j = 0; j < own->cols; j++)
-        if ((double)s->variance[j] < DEAD * average) {
+        if (is_dead(s->variance[j], average)) {
             s->dead++;
-            s->variance[j] = (float)(DEAD_VARIANCE * average);
+            s->variance[j] = dead_variance(average);
             s->own_scale[j] = s->prior_scale[j] = 0;
         }
+    return true;
+}
+
+bool shrink_variances(float *variance, size_t cols, const struct channel_sums *own, const struct channel_sums *prior,
+                      double pseudo_tokens)
+{
+    bool has_prior = prior && prior->tokens > 0;
+    double n = (double)own->tokens, d0 = has_prior ? pseudo_tokens : 0, average;
+
+    if (n + d0 == 0)
+        return false;
+    for (size_t j = 0; j < cols; j++) {
+        double mine = own->tokens > 0 ? own->sum2[j] : 0;
+        double all = has_prior ? d0 * (prior->sum2[j] / (double)prior->tokens) : 0;
+
+        variance[j] = (float)((mine + all) / (n + d0));
+    }
+    if (!find_average(variance, cols, &average))
+        return false;
+    for (size_t j = 0; j < cols; j++)
+        if (is_dead(variance[j], average))
+            variance[j] = dead_variance(average);
     return true;
 }
 

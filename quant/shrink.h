@@ -25,6 +25,8 @@
  * A column with D < 1e-12 mean(D) is dead: its row of C2 is that of I and D = 1e-6 mean(D), so its weights are rounded
  * to nearest, never zeroed; what is silent in calibration may speak in use.
  *
+ * D alone weighs errors where correlations are not known: shrink_variances, of sums of squares.
+ *
  * shrink_damp gives the textbook's matrix instead: H / n + fraction mean(diag) I, dead columns 1 on the diagonal. */
 #ifndef QUANT_SHRINK_H
 #define QUANT_SHRINK_H
@@ -63,6 +65,15 @@ size_t shrink_bytes(size_t cols);
 bool shrink_moments(struct shrunk *s, const struct moments *own, const struct moments *prior,
                     const struct shrink_options *o, void *memory) CHECKED;
 bool shrink_damp(struct shrunk *s, const struct moments *own, double fraction, void *memory) CHECKED;
+/* Sums of squares of an input's channels, over its tokens. */
+struct channel_sums {
+    const double *sum2; /* [cols]; NULL for no tokens */
+    uint64_t tokens;
+};
+/* D, of cols columns; prior: of all tokens that reach the layer, or NULL. False: nothing to go by, as for
+ * shrink_moments. */
+bool shrink_variances(float *variance, size_t cols, const struct channel_sums *own, const struct channel_sums *prior,
+                      double pseudo_tokens) CHECKED;
 /* More of the diagonal, when a factor failed: to_diagonal becomes max(2 to_diagonal, 0.01), at most 1. */
 void shrink_more(struct shrunk *s);
 

@@ -501,17 +501,17 @@ bool transform_run(const struct transform *t, uint64_t row, uint64_t count, uint
     return ok;
 }
 
-bool transform_most(const struct transform *t, uint64_t rows, const struct slices *in, void *scratch, float *most,
-                    struct err *e)
+bool transform_most(const struct transform *t, uint64_t row, uint64_t count, const struct slices *in, void *scratch,
+                    float *most, struct err *e)
 {
-    struct work w = {.in = in, .count = rows};
+    struct work w = {.in = in, .row = row, .count = count};
     struct scratch memory = {.base = scratch};
 
     work_place(&w, t, &memory);
-    decoder_init(&w.decoder, t->kernel, 0, in);
+    decoder_init(&w.decoder, t->kernel, row, in);
     *most = 0;
-    for (uint64_t row = 0; row < rows; row++) {
-        if (!decode_row(&w.decoder, row, w.x, e))
+    for (uint64_t r = 0; r < count; r++) {
+        if (!decode_row(&w.decoder, row + r, w.x, e))
             return false;
         float row_most = t->kernel->absmax(w.x, t->cols);
         *most = row_most > *most ? row_most : *most;

@@ -44,9 +44,9 @@ size_t transform_scratch_bytes(const struct transform *t);
 bool transform_run(const struct transform *t, uint64_t row, uint64_t count, uint64_t rows, const struct slices *in,
                    const struct slices *out, void *scratch, struct weight_error *err2, struct err *e) CHECKED;
 
-/* The largest magnitude of a whole matrix; scratch as for transform_run. */
-bool transform_most(const struct transform *t, uint64_t rows, const struct slices *in, void *scratch, float *most,
-                    struct err *e) CHECKED;
+/* The largest magnitude in rows [row, row + count), whose slices begin at `row`; scratch as for transform_run. */
+bool transform_most(const struct transform *t, uint64_t row, uint64_t count, const struct slices *in, void *scratch,
+                    float *most, struct err *e) CHECKED;
 /* The scale of an FP8 matrix, or of what enters it, whose largest magnitude this is. */
 float transform_tensor_scale(float most);
 

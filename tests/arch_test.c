@@ -322,6 +322,73 @@ TEST(arch, the_number_of_key_value_heads_decides_nothing)
     arena_release(&a);
 }
 
+static void function_of(struct arena *a, const char *text, char hex[HASH_HEX_BYTES])
+{
+    struct arch arch;
+    struct err e = {0};
+
+    EXPECT_OK(parse(&arch, a, text, &e), e);
+    arch_function_sha256(&arch, hex);
+}
+
+/* sha256sum of the list of fields and values, written out by hand. Statistics that lie on disks carry it. */
+TEST(arch, the_function_of_v3_has_one_hash)
+{
+    struct arena a = {0};
+    char hex[HASH_HEX_BYTES];
+
+    function_of(&a, model_config(&a, &models[MODEL_V3]), hex);
+    EXPECT_STR_EQ("feb22526c269d18e0369d1ea4f02c7ae09803f022b3ce64af055855de6dd215d", hex);
+    arena_release(&a);
+}
+
+TEST(arch, what_changes_the_function_changes_its_hash_and_how_it_is_stored_does_not)
+{
+    static const struct row {
+        const char *key, *value;
+        bool same;
+    } rows[] = {
+        /* clang-format off */
+        {"quantization_config", "null", true},
+        {"quantization_config", QUANT_INT4_TEXT(32), true},
+        {"quantization_config", QUANT_FP8_UE8M0_TEXT, true},
+        {"torch_dtype", "\"float32\"", true},
+        {"max_position_embeddings", "4096", true},
+        {"num_key_value_heads", "1", true},
+        {"model_type", "\"kimi_k2\"", true},
+        {"rope_theta", "10000.0", true},
+        {"vocab_size", "129281", false},           {"hidden_size", "7167", false},
+        {"num_hidden_layers", "60", false},        {"num_nextn_predict_layers", "2", false},
+        {"num_attention_heads", "64", false},      {"q_lora_rank", "null", false},
+        {"kv_lora_rank", "511", false},            {"qk_nope_head_dim", "64", false},
+        {"qk_rope_head_dim", "32", false},         {"v_head_dim", "64", false},
+        {"intermediate_size", "18433", false},     {"moe_intermediate_size", "2049", false},
+        {"n_routed_experts", "128", false},        {"n_shared_experts", "2", false},
+        {"num_experts_per_tok", "7", false},       {"first_k_dense_replace", "2", false},
+        {"moe_layer_freq", "2", false},            {"n_group", "4", false},
+        {"topk_group", "3", false},                {"scoring_func", "\"softmax\"", false},
+        {"topk_method", "\"greedy\"", false},      {"norm_topk_prob", "false", false},
+        {"routed_scaling_factor", "2.4", false},   {"rms_norm_eps", "1e-5", false},
+        {"rope_theta", "20000", false},            {"tie_word_embeddings", "true", false},
+        {"factor", "41", false},                   {"original_max_position_embeddings", "4097", false},
+        {"beta_fast", "31", false},                {"beta_slow", "2", false},
+        {"mscale", "0.5", false},                  {"mscale_all_dim", "null", false},
+        {"type", "\"default\"", false},            {"rope_theta", "10000, \"index_topk\": 2048", false},
+        /* clang-format on */
+    };
+    struct arena a = {0};
+    const char *text = model_config(&a, &models[MODEL_V3]);
+    char v3[HASH_HEX_BYTES], hex[HASH_HEX_BYTES];
+
+    function_of(&a, text, v3);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        ct_case("%s %s", rows[i].key, rows[i].value);
+        function_of(&a, with(&a, text, rows[i].key, rows[i].value), hex);
+        EXPECT_TRUE(rows[i].same == (strcmp(v3, hex) == 0));
+    }
+    arena_release(&a);
+}
+
 TEST(arch, text_that_is_no_object_is_refused)
 {
     static const char *const texts[] = {"", "[]", "7", "{\"model_type\":", "null"};

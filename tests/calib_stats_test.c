@@ -263,6 +263,7 @@ static void break_count(struct calib_stats *s)
 static void break_config(struct calib_stats *s)
 {
     s->routing.config_sha256[0] ^= 1;
+    s->routing.function_sha256[0] = '\0';
 }
 
 TEST(calib_stats, another_models_are_neither_merged_nor_used)

@@ -12,10 +12,15 @@
 
 #include "tests/ct.h"
 
+extern "C" {
+#include "quant/kernel.h"
+}
+
 // A plain list: C++ statics are not ready when the constructors in the C files run.
 static ct_test *first, **last = &first;
 static char case_now[256];
 static std::list<std::string> *folders;
+static std::string shared;
 
 void ct_register(ct_test *t)
 {
@@ -64,7 +69,7 @@ void ct_skip_note(const char *file, int line, const char *fmt, ...)
     skip();
 }
 
-const char *ct_temp_dir(void)
+static std::string new_folder()
 {
     std::string name = testing::TempDir() + "quern-test-XXXXXX";
 
@@ -72,8 +77,20 @@ const char *ct_temp_dir(void)
         perror(name.c_str());
         abort();
     }
-    folders->push_back(name);
+    return name;
+}
+
+const char *ct_temp_dir(void)
+{
+    folders->push_back(new_folder());
     return folders->back().c_str();
+}
+
+const char *ct_shared_dir(void)
+{
+    if (shared.empty())
+        shared = new_folder();
+    return shared.c_str();
 }
 
 static bool held(bool ok, const char *file, int line, const char *fmt, ...) PRINTF_LIKE(4, 5);
@@ -165,8 +182,15 @@ int main(int argc, char **argv)
 
     folders = &all_folders;
     testing::InitGoogleTest(&argc, argv);
+    if (err e = {}; !kernel_pick(&e)) {
+        fprintf(stderr, "%s\n", e.text);
+        return 2;
+    }
     for (const ct_test *t = first; t; t = t->next)
         testing::RegisterTest(t->group, t->name, nullptr, nullptr, t->file, t->line,
                               [t]() -> testing::Test * { return new CTest(t); });
-    return RUN_ALL_TESTS();
+    int status = RUN_ALL_TESTS();
+    if (!shared.empty())
+        std::filesystem::remove_all(shared);
+    return status;
 }

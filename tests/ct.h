@@ -3,8 +3,8 @@
  *     TEST(gguf, a_name_longer_than_the_file_is_refused) { ... }
  *
  * EXPECT_ notes a failure and goes on; ASSERT_ also returns from the C function
- * it stands in. The wanted value comes first. Safe from any thread, but for
- * ct_case, ct_skip and ct_temp_dir, which belong to the test's own. */
+ * it stands in. The kernels are those that the program picks (QUERN_CPU). The wanted value comes first. Safe from any
+ * thread, but for ct_case, ct_skip and the folders, which belong to the test's own. */
 #ifndef TESTS_CT_H
 #define TESTS_CT_H
 
@@ -30,6 +30,8 @@ void ct_register(struct ct_test *t);
 void ct_case(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /* A new empty folder, removed at the end of the test. The name lives as long. */
 const char *ct_temp_dir(void);
+/* The same, but one for all tests of this process and removed behind the last: for what several of them read. */
+const char *ct_shared_dir(void);
 
 /* What the macros call. All return whether the expectation held. */
 void ct_skip_note(const char *file, int line, const char *fmt, ...) PRINTF_LIKE(3, 4);

@@ -5,9 +5,7 @@
 #include "tests/convert_support.h"
 #include "tests/ct.h"
 
-const char *defect_bases[BASE_COUNT];
-
-bool defect_bases_make(struct arena *a)
+const char *defect_base(enum base b)
 {
     static const char *const recipes[BASE_COUNT] = {
         [BASE_INT4] = "int4:g128:absmax", /* searching takes the reference kernel seconds */
@@ -17,16 +15,28 @@ bool defect_bases_make(struct arena *a)
         [BASE_SPLIT] = "[{\"match\": \"expert_gate\", \"scheme\": \"int4\", \"group\": 128, \"method\": \"absmax\"}, "
                        "{\"match\": \"*\", \"scheme\": \"bf16\"}]",
     };
-    const char *dir = ct_temp_dir();
+    static struct arena names;
+    static const char *made[BASE_COUNT];
+    struct conversion_case c = {.recipe = recipes[b], .options = {.shard_bytes = 4500000}, .fingerprint = true};
     struct err e = {0};
 
-    for (enum base b = 0; b < BASE_COUNT && e.code == ERR_NONE; b++) {
-        struct conversion_case c = {.recipe = recipes[b], .options = {.shard_bytes = 4500000}, .fingerprint = true};
-        defect_bases[b] = arena_printf(a, "%s/base-%d", dir, (int)b);
-        c.ids = b == BASE_STATIC ? support_ids(a, dir) : NULL;
-        EXPECT_OK(support_convert(SAMPLE, defect_bases[b], &c, &e), e);
-    }
-    return e.code == ERR_NONE;
+    if (made[b])
+        return made[b];
+    const char *dir = arena_printf(&names, "%s/base-%d", ct_shared_dir(), (int)b);
+    c.ids = b == BASE_STATIC ? support_ids(&names, ct_shared_dir()) : NULL;
+    EXPECT_OK(support_convert(SAMPLE, dir, &c, &e), e);
+    made[b] = e.code == ERR_NONE ? dir : NULL;
+    return made[b];
+}
+
+const char *defect_copy(struct arena *a, enum base b)
+{
+    const char *base = defect_base(b), *copy = arena_printf(a, "%s/copy", ct_temp_dir());
+
+    if (!base)
+        return NULL;
+    bundle_copy(base, copy);
+    return copy;
 }
 
 bool defect_verify(struct verification *v, const char *dir, unsigned how)
@@ -56,16 +66,14 @@ void expect_finding(const struct verification *v, const char *id)
 void defects_check(const struct defect *defects, size_t count)
 {
     struct arena a = {0};
-    const char *dir = ct_temp_dir();
 
-    ASSERT_TRUE(defect_bases_make(&a));
     for (size_t i = 0; i < count; i++) {
         const struct defect *d = &defects[i];
-        const char *copy = arena_printf(&a, "%s/%zu", dir, i);
+        const char *copy = defect_copy(&a, d->base);
         struct verification v;
         struct err e = {0};
         ct_case("%s (%zu)", d->rule, i);
-        bundle_copy(defect_bases[d->base], copy);
+        ASSERT_TRUE(copy != NULL);
         d->plant(copy);
         if (d->how & HOW_REHASH)
             bundle_rehash(copy);

@@ -25,9 +25,11 @@ struct defect {
 };
 void defects_check(const struct defect *defects, size_t count);
 
-extern const char *defect_bases[BASE_COUNT]; /* folders */
-/* Makes them where the test may write. */
-bool defect_bases_make(struct arena *a);
+/* The folder of a good one, made when it is first asked for: tests read it and copy it, none changes it. NULL: it could
+ * not be made, and the test has failed. */
+const char *defect_base(enum base b);
+/* A copy to spoil; in the arena, or NULL. */
+const char *defect_copy(struct arena *a, enum base b);
 bool defect_verify(struct verification *v, const char *dir, unsigned how);
 /* All findings are shown when the wanted one is not there. */
 void expect_finding(const struct verification *v, const char *id);

@@ -53,6 +53,7 @@ static void expect_same(const struct routing_stats *a, const struct routing_stat
     EXPECT_EQ_U64(a->tokens, b->tokens);
     EXPECT_STR_EQ(a->config_sha256, b->config_sha256);
     EXPECT_STR_EQ(a->routers_sha256, b->routers_sha256);
+    EXPECT_STR_EQ(a->function_sha256, b->function_sha256);
     EXPECT_TRUE(a->with_trace == b->with_trace);
     ASSERT_EQ_U64(a->sequence_count, b->sequence_count);
     EXPECT_MEM_EQ(a->sequences, b->sequences, a->sequence_count * sizeof *a->sequences);
@@ -83,8 +84,10 @@ TEST(routing_stats, what_is_written_is_read_back)
 
         ct_case("trace %u", trace);
         fill(&s, trace);
-        if (trace)
+        if (trace) {
             memset(s.routers_sha256, 'a', HASH_HEX_BYTES - 1);
+            memset(s.function_sha256, 'b', HASH_HEX_BYTES - 1);
+        }
         ASSERT_OK(routing_stats_write(&s, path, &e), e);
         ASSERT_OK(routing_stats_read(&back, path, &e), e);
         expect_same(&s, &back);
@@ -398,9 +401,18 @@ static void write_model(const char *dir, void (*change)(struct ckpt_maker *m))
     ckpt_release(&m);
 }
 
-static void other_config(struct ckpt_maker *m)
+static void respaced_config(struct ckpt_maker *m)
 {
     m->config = arena_printf(&m->arena, "%s ", m->config);
+}
+
+static void other_config(struct ckpt_maker *m)
+{
+    char *theta = strstr(arena_strdup(&m->arena, m->config), "10000");
+
+    ASSERT_TRUE(theta != NULL);
+    theta[0] = '2';
+    m->config = theta - (strstr(m->config, "10000") - m->config);
 }
 
 static void other_router(struct ckpt_maker *m)
@@ -427,26 +439,29 @@ static void fill_all(struct routing_stats *s, const struct arch *a)
 TEST(routing_stats, of_another_model_are_refused)
 {
     struct arena a = {0};
-    struct source source = {0}, config_differs = {0}, router_differs = {0};
+    struct source source = {0}, config_differs = {0}, router_differs = {0}, respaced = {0};
     struct routing_stats s = {0};
     struct err e = {0};
     const char *dir = ct_temp_dir(), *one = path_join(&a, dir, "one"), *two = path_join(&a, dir, "two"),
-               *three = path_join(&a, dir, "three");
+               *three = path_join(&a, dir, "three"), *four = path_join(&a, dir, "four");
 
-    ASSERT_OK(dir_make(one, &e) && dir_make(two, &e) && dir_make(three, &e), e);
+    ASSERT_OK(dir_make(one, &e) && dir_make(two, &e) && dir_make(three, &e) && dir_make(four, &e), e);
     write_model(one, NULL);
     write_model(two, other_config);
     write_model(three, other_router);
+    write_model(four, respaced_config);
     ASSERT_OK(source_open(&source, one, true, &e), e);
     ASSERT_OK(source_open(&config_differs, two, true, &e), e);
     ASSERT_OK(source_open(&router_differs, three, true, &e), e);
+    ASSERT_OK(source_open(&respaced, four, true, &e), e);
     ASSERT_OK(routing_stats_open(&s, &source, false, &e), e);
     EXPECT_FALSE(routing_stats_check(&s, &source, &e));
     EXPECT_ERR(e, ERR_FORMAT, "nothing of layer");
     fill_all(&s, &source.arch);
     EXPECT_OK(routing_stats_check(&s, &source, &e), e);
+    EXPECT_OK(routing_stats_check(&s, &respaced, &e), e);
     EXPECT_FALSE(routing_stats_check(&s, &config_differs, &e));
-    EXPECT_ERR(e, ERR_FORMAT, "statistics of another model: its config.json has SHA-256");
+    EXPECT_ERR(e, ERR_FORMAT, "statistics of another model: the function in its config.json has SHA-256");
     EXPECT_FALSE(routing_stats_check(&s, &router_differs, &e));
     EXPECT_ERR(e, ERR_FORMAT, "of other expert numbers: its routers have SHA-256");
     s.experts++;
@@ -457,35 +472,53 @@ TEST(routing_stats, of_another_model_are_refused)
     EXPECT_FALSE(routing_stats_check(&s, &source, &e));
     EXPECT_ERR(e, ERR_FORMAT, "layers, not");
     s.layers--;
+    s.function_sha256[0] = '\0'; /* an older file */
+    EXPECT_OK(routing_stats_check(&s, &source, &e), e);
+    EXPECT_FALSE(routing_stats_check(&s, &respaced, &e));
+    EXPECT_ERR(e, ERR_FORMAT, "statistics of another model: its config.json has SHA-256");
     routing_stats_release(&s);
     source_close(&source);
+    source_close(&respaced);
     source_close(&config_differs);
     source_close(&router_differs);
     arena_release(&a);
 }
 
-/* Statistics of the original order a bundle made from it: the router is the same, config.json is not. */
+/* The routers are the same in what was made from a model, and in what was made from that; config.json is not. Older
+ * files go by the one that quern.json names. */
 TEST(routing_stats, of_a_bundles_source_are_accepted)
 {
     struct arena a = {0};
-    struct source source = {0}, bundle = {0};
-    struct conversion_case c = {.recipe = "int4:g32"};
+    struct source source = {0}, bundle = {0}, second = {0};
+    struct conversion_case c = {.recipe = "int4:g32"}, back = {.recipe = "bf16"};
     struct routing_stats s = {0};
     struct err e = {0};
-    const char *dir = ct_temp_dir(), *one = path_join(&a, dir, "one"), *two = path_join(&a, dir, "two");
+    const char *dir = ct_temp_dir(), *one = path_join(&a, dir, "one"), *two = path_join(&a, dir, "two"),
+               *three = path_join(&a, dir, "three");
 
     ASSERT_OK(dir_make(one, &e), e);
     write_model(one, NULL);
     ASSERT_OK(support_convert(one, two, &c, &e), e);
+    ASSERT_OK(support_convert(two, three, &back, &e), e);
     ASSERT_OK(source_open(&source, one, true, &e), e);
     ASSERT_OK(source_open(&bundle, two, true, &e), e);
+    ASSERT_OK(source_open(&second, three, true, &e), e);
+    ASSERT_OK(routing_stats_open(&s, &bundle, false, &e), e);
+    fill_all(&s, &bundle.arch);
+    EXPECT_OK(routing_stats_check(&s, &source, &e), e);
+    routing_stats_release(&s);
     ASSERT_OK(routing_stats_open(&s, &source, false, &e), e);
     fill_all(&s, &source.arch);
     EXPECT_OK(routing_stats_check(&s, &bundle, &e), e);
+    EXPECT_OK(routing_stats_check(&s, &second, &e), e);
+    s.function_sha256[0] = '\0';
+    EXPECT_OK(routing_stats_check(&s, &bundle, &e), e);
+    EXPECT_FALSE(routing_stats_check(&s, &second, &e));
     s.config_sha256[0] ^= 1;
     EXPECT_FALSE(routing_stats_check(&s, &bundle, &e));
     routing_stats_release(&s);
     source_close(&source);
     source_close(&bundle);
+    source_close(&second);
     arena_release(&a);
 }

@@ -246,3 +246,49 @@ TEST(shrink, damping_adds_a_share_of_the_mean_diagonal)
     }
     scene_drop(&s);
 }
+
+/* ---- D alone ---- */
+
+TEST(shrink, variances_of_sums_are_those_of_the_moments)
+{
+    static const size_t tokens[] = {2, 300, 4000};
+
+    for (size_t c = 0; c < sizeof tokens / sizeof tokens[0]; c++) {
+        double own[COLS], prior[COLS];
+        float got[COLS];
+        struct scene s;
+        struct shrunk want;
+
+        ct_case("%zu tokens", tokens[c]);
+        scene_make(&s, tokens[c]);
+        for (size_t j = 0; j < COLS; j++) {
+            own[j] = (double)s.own.sum[j * s.own.stride + j];
+            prior[j] = (double)s.layer.sum[j * s.layer.stride + j];
+        }
+        const struct channel_sums mine = {own, s.own.tokens}, all = {prior, s.layer.tokens};
+        ASSERT_TRUE(shrink_moments(&want, &s.own, &s.layer, &usual, s.memory));
+        ASSERT_TRUE(shrink_variances(got, COLS, &mine, &all, SHRINK_PSEUDO_TOKENS));
+        for (size_t j = 0; j < COLS; j++)
+            EXPECT_NEAR_F64((double)want.variance[j], (double)got[j], 1e-6 * (double)want.variance[j]);
+        ASSERT_TRUE(shrink_moments(&want, &s.own, NULL, &usual, s.memory));
+        ASSERT_TRUE(shrink_variances(got, COLS, &mine, NULL, SHRINK_PSEUDO_TOKENS));
+        for (size_t j = 0; j < COLS; j++)
+            EXPECT_NEAR_F64((double)want.variance[j], (double)got[j], 1e-6 * (double)want.variance[j]);
+        scene_drop(&s);
+    }
+}
+
+TEST(shrink, variances_without_tokens_are_the_priors_and_dead_ones_are_small)
+{
+    static const double sums[] = {8, 0, 4}, silent[] = {0, 0, 0};
+    const struct channel_sums none = {NULL, 0}, some = {sums, 4}, nothing = {silent, 4};
+    float got[3];
+
+    ASSERT_TRUE(shrink_variances(got, 3, &none, &some, 32));
+    EXPECT_EQ_F32(2, got[0]);
+    EXPECT_NEAR_F64(1e-6, (double)got[1], 1e-12); /* of the mean, 1 */
+    EXPECT_EQ_F32(1, got[2]);
+    EXPECT_TRUE(!shrink_variances(got, 3, &none, NULL, 32));
+    EXPECT_TRUE(!shrink_variances(got, 3, &none, &none, 32));
+    EXPECT_TRUE(!shrink_variances(got, 3, &nothing, &nothing, 32));
+}

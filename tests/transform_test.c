@@ -188,7 +188,7 @@ TEST(transform, one_scale_for_a_matrix_is_that_of_one_block_and_rows_may_come_in
         matrix_fill(&in, 5);
         EXPECT_OK(matrix_convert(k, &in, &want, &error, &e), e);
         void *scratch = mem_aligned(transform_scratch_bytes(&t));
-        EXPECT_OK(transform_most(&t, MATRIX_ROWS, &in.parts, scratch, &most, &e), e);
+        EXPECT_OK(transform_most(&t, 0, MATRIX_ROWS, &in.parts, scratch, &most, &e), e);
         t.tensor_scale = transform_tensor_scale(most);
         for (uint64_t row = 0; row < MATRIX_ROWS; row += 128) {
             uint64_t count = MATRIX_ROWS - row < 128 ? MATRIX_ROWS - row : 128;

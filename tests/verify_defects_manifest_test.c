@@ -234,9 +234,8 @@ TEST(verify_defects_manifest, a_fingerprint_without_the_mtp_layer_is_held_to_wha
     struct arena a = {0};
     struct verification v;
 
-    ASSERT_TRUE(defect_bases_make(&a));
-    const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
-    bundle_copy(defect_bases[BASE_INT4], copy);
+    const char *copy = defect_copy(&a, BASE_INT4);
+    ASSERT_TRUE(copy != NULL);
     bundle_edit_manifest(copy, ask_no_mtp);
     if (defect_verify(&v, copy, HOW_ASK)) {
         EXPECT_EQ_U64(0, findings_count(&v.findings, SEVERITY_ERROR));

@@ -359,12 +359,17 @@ static void raise_bias(const char *dir)
 /* Columns of the MTP layer's eh_proj, which nothing else reads: the hidden state's half takes the embedding's place. */
 static void mtp_halves_swapped(const char *dir)
 {
-    for (uint64_t row = 0; row < 256; row++) {
-        uint8_t halves[2][512];
-        bundle_peek(dir, MTP_PROJ, row * 1024, halves, sizeof halves);
-        bundle_poke(dir, MTP_PROJ, row * 1024, halves[1], sizeof halves[1]);
-        bundle_poke(dir, MTP_PROJ, row * 1024 + 512, halves[0], sizeof halves[0]);
+    enum { ROWS = 256, HALF = 512 };
+    static uint8_t rows[ROWS][2][HALF];
+
+    bundle_peek(dir, MTP_PROJ, 0, rows, sizeof rows);
+    for (size_t row = 0; row < ROWS; row++) {
+        uint8_t half[HALF];
+        memcpy(half, rows[row][0], HALF);
+        memcpy(rows[row][0], rows[row][1], HALF);
+        memcpy(rows[row][1], half, HALF);
     }
+    bundle_poke(dir, MTP_PROJ, 0, rows, sizeof rows);
 }
 
 #define STATIC_UP "model.layers.1.mlp.experts.3.up_proj"
@@ -515,9 +520,8 @@ TEST(verify_defects, calibrated_weights_are_as_far_off_as_recorded)
     struct arena a = {0};
     struct verification v;
 
-    ASSERT_TRUE(defect_bases_make(&a));
-    const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
-    bundle_copy(defect_bases[BASE_INT4], copy);
+    const char *copy = defect_copy(&a, BASE_INT4);
+    ASSERT_TRUE(copy != NULL);
     bundle_edit_manifest(copy, call_calibrated);
     if (defect_verify(&v, copy, HOW_SOURCE)) {
         EXPECT_EQ_U64(192, v.derived.as_far);
@@ -581,9 +585,8 @@ TEST(verify_defects, what_no_token_reached_must_be_what_a_search_gives)
     struct arena a = {0};
     struct verification v;
 
-    ASSERT_TRUE(defect_bases_make(&a));
-    const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
-    bundle_copy(defect_bases[BASE_INT4], copy); /* which has the scales of the largest magnitude */
+    const char *copy = defect_copy(&a, BASE_INT4); /* which has the scales of the largest magnitude */
+    ASSERT_TRUE(copy != NULL);
     bundle_edit_manifest(copy, call_searched);
     if (defect_verify(&v, copy, HOW_SOURCE)) {
         expect_finding(&v, "source-mismatch");
@@ -649,13 +652,11 @@ TEST(verify_defects, bundles_of_every_kind_are_what_their_rows_say)
 /* And nothing is found in what was just made, but what engines would rather have otherwise. */
 TEST(verify_defects, a_good_bundle_has_none)
 {
-    struct arena a = {0};
-
-    ASSERT_TRUE(defect_bases_make(&a));
     for (enum base b = 0; b < BASE_SPLIT; b++) {
+        const char *base = defect_base(b);
         struct verification v;
         ct_case("base %d", (int)b);
-        if (!defect_verify(&v, defect_bases[b], HOW_DEEP | HOW_SOURCE | HOW_ASK))
+        if (!base || !defect_verify(&v, base, HOW_DEEP | HOW_SOURCE | HOW_ASK))
             continue;
         for (size_t i = 0; i < v.findings.count; i++)
             EXPECT_TRUE(strncmp("engine-", rule_get(v.findings.items[i].rule)->id, 7) == 0);
@@ -667,5 +668,4 @@ TEST(verify_defects, a_good_bundle_has_none)
         EXPECT_EQ_U64(0, v.fingerprint.flips);
         verify_release(&v);
     }
-    arena_release(&a);
 }

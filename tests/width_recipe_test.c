@@ -273,7 +273,7 @@ TEST(width_recipe, what_it_cannot_choose_by_is_refused)
         ct_case("%s", cases[i].name);
         ASSERT_OK(open_scene(&m, cases[i].losses, &e), e);
         if (cases[i].other)
-            m.stats.routing.config_sha256[0] ^= 1;
+            m.stats.routing.function_sha256[0] ^= 1;
         ASSERT_OK(write_stats(&m, &e) && parse(&base, cases[i].rules, &e), e);
         struct width_options o = {.target_bpw = cases[i].target, .statistics = m.path};
         EXPECT_FALSE(width_recipe_make(&r, &report, &base, &m.source, &o, &e));

@@ -146,14 +146,16 @@ static bool same_shape(const struct weight *a, const struct weight *b)
     return a->rows == b->rows && a->cols == b->cols;
 }
 
-/* How a calibration chose int4 scales and any codes is not known without its text; what it recorded is. FP8 scales are
+/* How a calibration chose int4 scales and any codes is not known without its text or its statistics; what it recorded
+ * is. FP8 scales are
  * those of the largest magnitude whatever chose the codes, and where no input reached a weight it was only searched. */
 static void choose_proof(struct pick *p, enum method method)
 {
     const struct manifest_calibration *c = p->row->calibration;
     bool searched = c && strcmp(c->ending, ending_name(ENDING_SEARCH)) == 0;
+    bool weighed = c && strcmp(c->ending, ending_name(ENDING_DIAGONAL)) == 0;
 
-    if (method != METHOD_GPTQ && method != METHOD_LDLQ) {
+    if (!weighed && method != METHOD_GPTQ && method != METHOD_LDLQ) {
         p->same_codes = p->same_scales = true;
         return;
     }

@@ -429,7 +429,7 @@ static void bench_scaling(const char *dir, uint64_t bytes)
     for (; done < 3; done++) {
         /* In, out, its copy and what is ahead: 0.5 and twice 0.3 GB a layer. */
         uint64_t need = (uint64_t)atoi(layers[done]) * 1100000000u;
-        if (need > room(dir) || need > 8 * bytes) {
+        if (need > room(dir) || need > 9 * bytes) {
             printf("%-3s layers SKIPPED: %.1f GB needed\n", layers[done], (double)need / GIGA);
             break;
         }

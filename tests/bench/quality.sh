@@ -1,6 +1,6 @@
 # usage: QUERN=build/quern quality.sh        (by `make bench-quality`)
 # What calibration is worth on the sample: mean KL of each method against the source, as ratios, and the paired
-# differences with their standard errors; for FP8 the errors of layers too. calibration.txt fits, evaluation.txt
+# differences with their standard errors; "stats" is the search by statistics in place of a text; for FP8 the errors of layers too. calibration.txt fits, evaluation.txt
 # measures, contexts of 256, the length that the sample was trained with.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -25,6 +25,14 @@ fp8() {
 bundle() {
     "$QUERN" quantize -q --allow-unfused samples/tiny-v3 "$scratch/$1-$2" --recipe "$scratch/$1.json" \
         --text samples/text/calibration.txt --tokens "$2" --context 256 >"$scratch/log"
+}
+
+# by_statistics RECIPE TOKENS
+by_statistics() {
+    [ -e "$scratch/statistics-$2" ] || "$QUERN" calibrate -q samples/tiny-v3 -o "$scratch/statistics-$2" \
+        --text samples/text/calibration.txt --tokens "$2" --context 256 >"$scratch/log"
+    "$QUERN" quantize -q --allow-unfused samples/tiny-v3 "$scratch/stats-$1-$2" --recipe "$scratch/$1.json" \
+        --stats "$scratch/statistics-$2" >"$scratch/log"
 }
 
 # field OBJECT MEMBER, of the JSON on standard input
@@ -71,18 +79,24 @@ done
 for tokens in 16384 2048; do
     for method in absmax search gptq ldlq; do bundle "$method" $tokens; done
 done
-for method in absmax gptq ldlq; do bundle "all-$method" 16384; done
+for method in absmax search gptq ldlq; do bundle "all-$method" 16384; done
+for tokens in 16384 2048; do by_statistics search $tokens; done
+by_statistics all-search 16384
 
 echo "routed experts int4 g128, 16,384 calibration tokens"
 compare ldlq-16384 absmax-16384 0.50
 compare ldlq-16384 gptq-16384 0.85
 compare ldlq-16384 search-16384 -
+compare stats-search-16384 search-16384 1
+compare ldlq-16384 stats-search-16384 1
 echo "the same, 2,048 calibration tokens"
 compare ldlq-2048 absmax-2048 0.57
 compare ldlq-2048 gptq-2048 0.78
+compare stats-search-2048 search-2048 -
 echo "all linear layers but kv_b_proj int4 g128, 16,384 calibration tokens"
 compare all-ldlq-16384 all-absmax-16384 0.55
 compare all-ldlq-16384 all-gptq-16384 -
+compare stats-all-search-16384 all-search-16384 -
 
 residual='["q_a_proj", "kv_a_proj", "dense_gate", "dense_up", "shared_gate", "shared_up", "expert_gate", "expert_up"]'
 for method in absmax ldlq; do

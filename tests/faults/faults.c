@@ -30,7 +30,7 @@ static uint64_t draw(uint64_t below)
 
 /* ---- commands ---- */
 
-enum { BF16, INT4, ALSO, KEEP, OVER, DELETES, CALIBRATED, RARELY, REPACK, COMMAND_COUNT };
+enum { BF16, INT4, ALSO, KEEP, OVER, DELETES, CALIBRATED, RARELY, STATIC, REPACK, COMMAND_COUNT };
 
 static const struct command_line commands[COMMAND_COUNT] = {
     [BF16] = {.name = "convert", .args = {"convert", "--to", "bf16", "--shard-size", "1M", "$S", "$A"}},
@@ -52,6 +52,9 @@ static const struct command_line commands[COMMAND_COUNT] = {
     [RARELY] = {.name = "calibrated, saved at the end",
                 .args = {"quantize", "--recipe", "int4", "--tokens", "512", "--context", "128", "--shard-size",
                          "600000", "$S", "$A"}},
+    [STATIC] = {.name = "calibrated, static FP8",
+                .args = {"quantize", "--recipe", "fp8-static", "--tokens", "256", "--context", "64", "--save-every",
+                         "0", "--shard-size", "600000", "$S", "$A"}},
     [REPACK] = {.name = "repack",
                 .args = {"repack", "--layout", "expert-aligned", "--experts-json", "--shard-size", "1M", "$S", "$A"}},
 };
