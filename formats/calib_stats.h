@@ -121,6 +121,13 @@ struct calib_writer {
  * routing_stats_add to it. */
 bool calib_stats_file_bytes(const struct calib_stats *s, uint64_t *bytes, struct err *e) CHECKED;
 bool calib_writer_open(struct calib_writer *w, struct calib_stats *s, const char *path, struct err *e) CHECKED;
+/* The same, and what an earlier run left at path's partial file stays. w->out.keep is the caller's: whether it stays
+ * once more. */
+bool calib_writer_reopen(struct calib_writer *w, struct calib_stats *s, const char *path, struct err *e) CHECKED;
+/* Makes layers [first, end) durable in the partial file, whose sums were written; and takes layers [0, end) back from
+ * it into the arrays. */
+bool calib_writer_save(struct calib_writer *w, uint64_t first, uint64_t end, struct err *e) CHECKED;
+bool calib_writer_load(const struct calib_writer *w, struct calib_stats *s, uint64_t end, struct err *e) CHECKED;
 /* Of one of the input's n. Each is written once, those of no token too. Thread-safe. */
 bool calib_writer_sum2(struct calib_writer *w, const struct calib_input *in, size_t index, const double *sum2,
                        struct err *e) CHECKED;

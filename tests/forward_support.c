@@ -168,7 +168,17 @@ static void add_module(void *ctx, const char *module, enum role role, uint64_t r
         add_values(d, source_name(name, role), role, rows, cols);
 }
 
-void made_init(struct made *m, const char *kind)
+static void draw(struct made *m, const char *kind)
+{
+    struct err e = {0};
+
+    ASSERT_OK(arch_parse(&m->arch, &m->maker.arena, m->config, strlen(m->config), &e), e);
+    struct drawing d = {m, m->arch.torch_dtype ? m->arch.torch_dtype : "", kind};
+    model_modules(&m->arch, add_module, &d);
+    m->maker.config = m->config;
+}
+
+static void read_config(struct made *m, const char *kind)
 {
     struct buf path = {0};
     size_t bytes = 0;
@@ -178,10 +188,27 @@ void made_init(struct made *m, const char *kind)
     buf_printf(&path, "tests/fixtures/forward/%s.json", kind);
     ASSERT_OK(file_slurp(path.data, 1u << 20, &m->config, &bytes, &e), e);
     buf_release(&path);
-    ASSERT_OK(arch_parse(&m->arch, &m->maker.arena, m->config, bytes, &e), e);
-    struct drawing d = {m, m->arch.torch_dtype ? m->arch.torch_dtype : "", kind};
-    model_modules(&m->arch, add_module, &d);
-    m->maker.config = m->config;
+}
+
+void made_init(struct made *m, const char *kind)
+{
+    read_config(m, kind);
+    draw(m, kind);
+}
+
+void made_init_with(struct made *m, const char *kind, const char *from, const char *to)
+{
+    struct buf text = {0};
+
+    read_config(m, kind);
+    char *at = strstr(m->config, from);
+    ASSERT_TRUE(at != NULL);
+    buf_add(&text, m->config, (size_t)(at - m->config));
+    buf_puts(&text, to);
+    buf_puts(&text, at + strlen(from));
+    mem_free(m->config);
+    m->config = text.data;
+    draw(m, kind);
 }
 
 void made_open(struct made *m)

@@ -17,6 +17,8 @@ struct made {
     const char *dir;
 };
 void made_init(struct made *m, const char *kind);
+/* The same, with one text in its config.json in the place of another. */
+void made_init_with(struct made *m, const char *kind, const char *from, const char *to);
 /* Writes it and opens it as a source. */
 void made_open(struct made *m);
 void made_release(struct made *m);

@@ -1,29 +1,36 @@
 #include "verify/attend.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
+#include "quant/tile.h"
 #include "quant/vecmath.h"
+
+/* Queries whose scores and outputs are made together: a tile of quant/tile.h. */
+#define BLOCK TILE_ROWS
 
 static size_t key_dim(const struct attend *a)
 {
     return a->nope_dim + a->rope_dim;
 }
 
-static size_t tiles_of(size_t tokens)
+static size_t kv_rows(const struct attend *a)
 {
-    return (tokens + ATTEND_KEYS - 1) / ATTEND_KEYS;
+    return a->nope_dim + a->v_dim;
 }
 
 void attend_place(struct attend_scratch *s, const struct attend *a, size_t tokens, struct scratch *memory)
 {
-    size_t tile_width = a->nope_dim > 1 ? a->nope_dim : 1;
+    size_t keys = tile_padded(tokens);
 
-    s->keys = scratch_take(memory, tiles_of(tokens) * key_dim(a) * ATTEND_KEYS * sizeof(float));
-    s->values = scratch_take(memory, tokens * a->v_dim * sizeof(float));
+    s->value_panel = keys * TILE_COLS;
+    s->keys = scratch_take(memory, keys * key_dim(a) * sizeof(float));
+    s->values = scratch_take(memory, keys * tile_padded(a->v_dim) * sizeof(float));
+    s->made = scratch_take(memory, ATTEND_KEYS * kv_rows(a) * sizeof(float));
     s->query = scratch_take(memory, ATTEND_QUERIES * key_dim(a) * sizeof(float));
-    s->output = scratch_take(memory, ATTEND_QUERIES * a->v_dim * sizeof(float));
-    s->tile = scratch_take(memory, ATTEND_KEYS * tile_width * sizeof(float));
+    s->output = scratch_take(memory, ATTEND_QUERIES * tile_padded(a->v_dim) * sizeof(float));
+    s->scores = scratch_take(memory, BLOCK * ATTEND_KEYS * sizeof(float));
     s->maximum = scratch_take(memory, ATTEND_QUERIES * sizeof(float));
     s->sum = scratch_take(memory, ATTEND_QUERIES * sizeof(double));
 }
@@ -44,17 +51,37 @@ static bool multiply(const struct attend *a, const float *rows, size_t row_count
 
 /* ---- plain ---- */
 
-/* A tile's keys, columns outside: scores of one query then run along tokens. */
-static void transpose_keys(const struct attend *a, const float *nope, const float *latent, size_t count, float *keys)
+/* Keys [first, first + count), columns outside, so that scores of a query run along tokens. */
+static void place_keys(const struct attend *a, const float *latent, size_t first, size_t count,
+                       const struct attend_scratch *s)
 {
     size_t width = a->latent_width + a->rope_dim;
 
-    for (size_t i = 0; i < a->nope_dim; i++)
-        for (size_t t = 0; t < count; t++)
-            keys[i * ATTEND_KEYS + t] = nope[t * a->nope_dim + i];
-    for (size_t i = 0; i < a->rope_dim; i++)
-        for (size_t t = 0; t < count; t++)
-            keys[(a->nope_dim + i) * ATTEND_KEYS + t] = latent[t * width + a->latent_width + i];
+    for (size_t t = 0; t < count; t += TILE_COLS) {
+        size_t some = count - t < TILE_COLS ? count - t : TILE_COLS;
+        const float *nope = s->made + t * kv_rows(a), *rope = latent + t * width + a->latent_width;
+        float *keys = s->keys + (first + t) * key_dim(a);
+        if (some < TILE_COLS)
+            memset(keys, 0, TILE_COLS * key_dim(a) * sizeof *keys);
+        for (size_t i = 0; i < a->nope_dim; i++, keys += TILE_COLS)
+            for (size_t j = 0; j < some; j++)
+                keys[j] = nope[j * kv_rows(a) + i];
+        for (size_t i = 0; i < a->rope_dim; i++, keys += TILE_COLS)
+            for (size_t j = 0; j < some; j++)
+                keys[j] = rope[j * width + i];
+    }
+}
+
+static void place_values(const struct attend *a, size_t first, size_t count, const struct attend_scratch *s)
+{
+    for (size_t v = 0; v < a->v_dim; v += TILE_COLS) {
+        size_t some = a->v_dim - v < TILE_COLS ? a->v_dim - v : TILE_COLS;
+        float *values = s->values + v / TILE_COLS * s->value_panel + first * TILE_COLS;
+        for (size_t t = 0; t < count; t++, values += TILE_COLS) {
+            memcpy(values, s->made + t * kv_rows(a) + a->nope_dim + v, some * sizeof *values);
+            memset(values + some, 0, (TILE_COLS - some) * sizeof *values);
+        }
+    }
 }
 
 static bool make_keys(const struct attend *a, const float *kv_b, const struct context *c,
@@ -65,12 +92,12 @@ static bool make_keys(const struct attend *a, const float *kv_b, const struct co
     for (size_t t = 0; t < c->tokens; t += ATTEND_KEYS) {
         size_t count = c->tokens - t < ATTEND_KEYS ? c->tokens - t : ATTEND_KEYS;
         const float *latent = c->latent + t * width;
-        if (!multiply(a, kv_b, a->nope_dim, a->latent_width, latent, width, count, s->tile, worker, e))
+        if (!multiply(a, kv_b, kv_rows(a), a->latent_width, latent, width, count, s->made, worker, e))
             return false;
-        transpose_keys(a, s->tile, latent, count, s->keys + t / ATTEND_KEYS * key_dim(a) * ATTEND_KEYS);
+        place_keys(a, latent, t, count, s);
+        place_values(a, t, count, s);
     }
-    return multiply(a, kv_b + a->nope_dim * a->latent_width, a->v_dim, a->latent_width, c->latent, width, c->tokens,
-                    s->values, worker, e);
+    return true;
 }
 
 static bool make_queries(const struct attend *a, const float *q_b, const struct context *c, size_t first, size_t count,
@@ -82,18 +109,41 @@ static bool make_queries(const struct attend *a, const float *q_b, const struct 
     for (size_t t = 0; t < count; t++)
         rope_turn(a->rope, c->turns + (first + t) * a->rope_dim, s->query + t * key_dim(a) + a->nope_dim,
                   a->crew->emulate == EMULATE_BF16);
+    for (; count % BLOCK != 0; count++) /* of a block, whose outputs nobody takes */
+        memset(s->query + count * key_dim(a), 0, key_dim(a) * sizeof *s->query);
     return true;
 }
 
-/* Scores of one query against the keys of a tile that it sees. */
-static void score(const struct attend *a, const float *query, const float *keys, size_t seen, float *scores)
-{
-    const struct vecmath *v = a->crew->kernel->vec;
+static_assert(ATTEND_QUERIES % ATTEND_KEYS == 0 && ATTEND_KEYS % BLOCK == 0, "no block begins inside a tile it sees");
 
-    memset(scores, 0, seen * sizeof *scores);
-    v->rows_fma(scores, query, keys, ATTEND_KEYS, key_dim(a), seen);
+/* A block of queries before one tile of keys, of which each row sees one more than the row before. */
+struct view {
+    size_t q, count; /* queries [q, q + count) of those at hand */
+    size_t key;      /* the tile's first */
+    size_t seen;     /* keys from there to row 0's own */
+};
+
+static size_t seen_by(const struct view *v, size_t row)
+{
+    return v->seen + row < ATTEND_KEYS ? v->seen + row : ATTEND_KEYS;
+}
+
+/* Scores of the block, of keys beyond what a row sees too. */
+static void score(const struct attend *a, const struct view *v, const struct attend_scratch *s)
+{
+    const float *query = s->query + v->q * key_dim(a);
+    size_t seen = seen_by(v, v->count - 1);
+
+    memset(s->scores, 0, BLOCK * ATTEND_KEYS * sizeof *s->scores);
+    for (size_t k = 0; k < seen; k += TILE_COLS)
+        a->crew->kernel->tile_fma(s->scores + k, ATTEND_KEYS, query, key_dim(a), 1, s->keys + (v->key + k) * key_dim(a),
+                                  key_dim(a));
+}
+
+static void scale_scores(const struct attend *a, float *scores, size_t seen)
+{
     crew_round(a->crew, scores, seen);
-    v->scale(scores, scores, a->rope->softmax_scale, seen);
+    a->crew->kernel->vec->scale(scores, scores, a->rope->softmax_scale, seen);
     crew_round(a->crew, scores, seen);
 }
 
@@ -112,71 +162,91 @@ static float take_in(const struct attend *a, float *scores, size_t seen, float *
     return shift;
 }
 
-/* Query q of the block at position p, one tile. */
-static void attend_tile(const struct attend *a, size_t q, const float *keys, const float *values, size_t seen,
-                        const struct attend_scratch *s)
+/* The block's weights times the values: what all rows see as a tile, and what the later rows see besides. */
+static void add_values(const struct attend *a, const struct view *v, const struct attend_scratch *s)
 {
-    const struct vecmath *v = a->crew->kernel->vec;
-    float *scores = s->tile, *out = s->output + q * a->v_dim;
+    const struct kernel *kernel = a->crew->kernel;
+    size_t stride = tile_padded(a->v_dim), all = seen_by(v, 0);
 
-    score(a, s->query + q * key_dim(a), keys, seen, scores);
-    float shift = take_in(a, scores, seen, &s->maximum[q], &s->sum[q]);
-    if (shift != 1.0f)
-        v->scale(out, out, shift, a->v_dim);
-    v->rows_fma(out, scores, values, a->v_dim, seen, a->v_dim);
-}
-
-/* The same for eager bfloat16, which rounds probabilities after they were divided: maximum and sum are complete. */
-static void attend_tile_bf16(const struct attend *a, size_t q, const float *keys, const float *values, size_t seen,
-                             const struct attend_scratch *s)
-{
-    const struct vecmath *v = a->crew->kernel->vec;
-    float *scores = s->tile;
-
-    score(a, s->query + q * key_dim(a), keys, seen, scores);
-    v->exp_sum(scores, scores, s->maximum[q], seen);
-    v->scale(scores, scores, (float)(1.0 / s->sum[q]), seen);
-    v->round_bf16(scores, scores, seen);
-    v->rows_fma(s->output + q * a->v_dim, scores, values, a->v_dim, seen, a->v_dim);
-}
-
-enum pass { PASS_ALL, PASS_SUMS, PASS_OUTPUTS };
-
-static void walk_tiles(const struct attend *a, size_t first, size_t count, const struct attend_scratch *s,
-                       enum pass pass)
-{
-    for (size_t k = 0; k < first + count; k += ATTEND_KEYS) {
-        const float *keys = s->keys + k * key_dim(a), *values = s->values + k * a->v_dim;
-        for (size_t q = k > first ? k - first : 0; q < count; q++) {
-            size_t seen = first + q - k + 1 < ATTEND_KEYS ? first + q - k + 1 : ATTEND_KEYS;
-            if (pass == PASS_ALL) {
-                attend_tile(a, q, keys, values, seen, s);
-            } else if (pass == PASS_SUMS) {
-                score(a, s->query + q * key_dim(a), keys, seen, s->tile);
-                take_in(a, s->tile, seen, &s->maximum[q], &s->sum[q]);
-            } else {
-                attend_tile_bf16(a, q, keys, values, seen, s);
-            }
-        }
+    for (size_t c = 0; c < stride; c += TILE_COLS) {
+        const float *values = s->values + c / TILE_COLS * s->value_panel + v->key * TILE_COLS;
+        float *out = s->output + v->q * stride + c;
+        kernel->tile_fma(out, stride, s->scores, ATTEND_KEYS, 1, values, all);
+        for (size_t r = 1; r < v->count; r++)
+            kernel->tile_row_fma(out + r * stride, s->scores + r * ATTEND_KEYS + all, values + all * TILE_COLS,
+                                 seen_by(v, r) - all);
     }
+}
+
+static void attend_tile(const struct attend *a, const struct view *v, const struct attend_scratch *s)
+{
+    size_t stride = tile_padded(a->v_dim);
+
+    for (size_t r = 0; r < v->count; r++) {
+        float *scores = s->scores + r * ATTEND_KEYS, *out = s->output + (v->q + r) * stride;
+        scale_scores(a, scores, seen_by(v, r));
+        float shift = take_in(a, scores, seen_by(v, r), &s->maximum[v->q + r], &s->sum[v->q + r]);
+        if (shift != 1.0f)
+            a->crew->kernel->vec->scale(out, out, shift, stride);
+    }
+    add_values(a, v, s);
+}
+
+/* Eager bfloat16 rounds probabilities after they were divided: first the maximum and the sum of all tiles. */
+static void sum_tile_bf16(const struct attend *a, const struct view *v, const struct attend_scratch *s)
+{
+    for (size_t r = 0; r < v->count; r++) {
+        float *scores = s->scores + r * ATTEND_KEYS;
+        scale_scores(a, scores, seen_by(v, r));
+        take_in(a, scores, seen_by(v, r), &s->maximum[v->q + r], &s->sum[v->q + r]);
+    }
+}
+
+static void attend_tile_bf16(const struct attend *a, const struct view *v, const struct attend_scratch *s)
+{
+    const struct vecmath *vec = a->crew->kernel->vec;
+
+    for (size_t r = 0; r < v->count; r++) {
+        float *scores = s->scores + r * ATTEND_KEYS;
+        size_t seen = seen_by(v, r);
+        scale_scores(a, scores, seen);
+        vec->exp_sum(scores, scores, s->maximum[v->q + r], seen);
+        vec->scale(scores, scores, (float)(1.0 / s->sum[v->q + r]), seen);
+        vec->round_bf16(scores, scores, seen);
+    }
+    add_values(a, v, s);
+}
+
+typedef void tile_fn(const struct attend *a, const struct view *v, const struct attend_scratch *s);
+
+/* Queries [first, first + count) of the context: a tile of keys for all blocks that see any of it, then the next. */
+static void walk_tiles(const struct attend *a, size_t first, size_t count, const struct attend_scratch *s, tile_fn *fn)
+{
+    for (size_t k = 0; k < first + count; k += ATTEND_KEYS)
+        for (size_t q = k > first ? k - first : 0; q < count; q += BLOCK) {
+            struct view v = {q, count - q < BLOCK ? count - q : BLOCK, k, first + q + 1 - k};
+            score(a, &v, s);
+            fn(a, &v, s);
+        }
 }
 
 static void attend_block(const struct attend *a, size_t head, const struct context *c, size_t first, size_t count,
                          const struct attend_scratch *s)
 {
     bool eager = a->crew->emulate == EMULATE_BF16;
+    size_t stride = tile_padded(a->v_dim);
 
-    memset(s->output, 0, count * a->v_dim * sizeof *s->output);
+    memset(s->output, 0, (count + BLOCK - 1) / BLOCK * BLOCK * stride * sizeof *s->output);
     for (size_t q = 0; q < count; q++) {
         s->maximum[q] = -INFINITY;
         s->sum[q] = 0.0;
     }
-    walk_tiles(a, first, count, s, eager ? PASS_SUMS : PASS_ALL);
+    walk_tiles(a, first, count, s, eager ? sum_tile_bf16 : attend_tile);
     if (eager)
-        walk_tiles(a, first, count, s, PASS_OUTPUTS);
+        walk_tiles(a, first, count, s, attend_tile_bf16);
     for (size_t q = 0; q < count; q++) {
         float *out = c->out + ((first + q) * a->heads + head) * a->v_dim;
-        a->crew->kernel->vec->scale(out, s->output + q * a->v_dim, eager ? 1.0f : (float)(1.0 / s->sum[q]), a->v_dim);
+        a->crew->kernel->vec->scale(out, s->output + q * stride, eager ? 1.0f : (float)(1.0 / s->sum[q]), a->v_dim);
         crew_round(a->crew, out, a->v_dim);
     }
 }

@@ -41,13 +41,15 @@ struct context {
 
 /* One worker's memory, for contexts of up to `tokens`. */
 struct attend_scratch {
-    float *keys;    /* [tiles][nope + rope][ATTEND_KEYS]: transposed */
-    float *values;  /* [tokens][v] */
-    float *query;   /* [ATTEND_QUERIES][nope + rope] */
-    float *output;  /* [ATTEND_QUERIES][v] */
-    float *tile;    /* [ATTEND_KEYS][nope] of keys before they are transposed; then [ATTEND_KEYS] scores */
-    float *maximum; /* [ATTEND_QUERIES] */
-    double *sum;    /* [ATTEND_QUERIES] */
+    float *keys;        /* [panels of TILE_COLS tokens][nope + rope][TILE_COLS] */
+    float *values;      /* [panels of TILE_COLS values][tokens, in whole panels][TILE_COLS] */
+    size_t value_panel; /* floats of one of these */
+    float *made;        /* [ATTEND_KEYS][nope + v]: keys and values as kv_b_proj gives them */
+    float *query;       /* [ATTEND_QUERIES][nope + rope] */
+    float *output;      /* [ATTEND_QUERIES][v, in whole panels] */
+    float *scores;      /* [TILE_ROWS][ATTEND_KEYS] */
+    float *maximum;     /* [ATTEND_QUERIES] */
+    double *sum;        /* [ATTEND_QUERIES] */
 };
 void attend_place(struct attend_scratch *s, const struct attend *a, size_t tokens, struct scratch *memory);
 

@@ -4,16 +4,14 @@
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "formats/base/mem.h"
 #include "quant/transform.h"
+#include "verify/expert_place.h"
 #include "verify/forward_private.h"
 
 /* What a V3.2 config without index_topk means. */
 #define INDEX_TOPK 2048u
-/* Outputs of routed experts that are held at once help no further. */
-#define WAVE_ROWS_MAX (1u << 16)
 
 /* ---- pieces of a workspace ---- */
 
@@ -86,30 +84,30 @@ bool offer_linear(const struct layer_run *r, enum role role, struct matrix *w, s
 
 /* ---- opening ---- */
 
-static size_t largest_expert(const struct source *s, uint64_t layer, struct err *e)
+static bool measure_experts(struct forward *f, uint64_t layer, struct err *e)
 {
     const struct weight *mlp[MLP_PARTS];
     size_t most = 0;
 
-    for (uint64_t i = 0; i < s->arch.experts; i++) {
-        size_t bytes = 0;
-        if (!layer_expert(s, layer, i, mlp, e))
-            return 0;
+    for (uint64_t i = 0; i < f->arch->experts; i++) {
+        size_t bytes = 0, room;
+        if (!layer_expert(f->source, layer, i, mlp, e))
+            return false;
         for (size_t p = 0; p < MLP_PARTS; p++)
             bytes += weight_memory_bytes(mlp[p]);
         most = bytes > most ? bytes : most;
+        room = expert_room_bytes(mlp);
+        f->room_bytes = room > f->room_bytes ? room : f->room_bytes;
     }
-    return most;
+    f->expert_bytes[layer] = most;
+    return true;
 }
 
 static bool find_layer(struct forward *f, size_t layer, struct err *e)
 {
     if (!layer_weights_find(&f->layers[layer], f->source, layer, e))
         return false;
-    if (!f->layers[layer].experts)
-        return true;
-    f->expert_bytes[layer] = largest_expert(f->source, layer, e);
-    return f->expert_bytes[layer] > 0;
+    return !f->layers[layer].experts || measure_experts(f, layer, e);
 }
 
 /* Many a checkpoint has lost its MTP layer, which the others do without. */
@@ -219,6 +217,7 @@ void forward_close(struct forward *f)
 {
     if (!f)
         return;
+    expert_reader_free(f->reader);
     stream_close(&f->residual);
     stream_close(&f->query);
     stream_close(&f->latent);
@@ -234,131 +233,6 @@ void forward_close(struct forward *f)
 unsigned forward_threads(const struct forward *f)
 {
     return f->crew.threads;
-}
-
-/* ---- memory ---- */
-
-static void keep_larger(size_t *most, struct scratch *s)
-{
-    *most = s->used_bytes > *most ? s->used_bytes : *most;
-    *s = (struct scratch){0};
-}
-
-static size_t measure_layer(const struct forward *f, const struct layer_weights *l, const struct batch *b, size_t chunk,
-                            size_t wave_rows)
-{
-    struct scratch s = {0};
-    size_t most = 0;
-
-    attention_project_place(f, l, chunk, &s);
-    keep_larger(&most, &s);
-    attention_heads_place(f, l, chunk, batch_longest(b), &s);
-    keep_larger(&most, &s);
-    if (!f->options.by_slices)
-        absorbed_heads_place(f, l, &s);
-    keep_larger(&most, &s);
-    attention_output_place(f, l, chunk, &s);
-    keep_larger(&most, &s);
-    mlp_need_place(f, l, chunk, &s);
-    keep_larger(&most, &s);
-    if (l->experts)
-        moe_need_place(f, l, chunk, b->tokens, wave_rows, &s);
-    keep_larger(&most, &s);
-    return most;
-}
-
-/* Of the stage that needs most. */
-static size_t measure(const struct forward *f, const struct batch *b, size_t chunk, size_t wave_rows)
-{
-    struct scratch s = {0};
-    size_t most = 0, layers = f->mtp_error.code == ERR_NONE ? f->layer_count : f->arch->layers;
-
-    for (size_t i = 0; i < layers; i++) {
-        size_t bytes = measure_layer(f, &f->layers[i], b, chunk, wave_rows);
-        most = bytes > most ? bytes : most;
-    }
-    head_place(f, f->top.norm, f->top.head, &s);
-    keep_larger(&most, &s);
-    if (f->mtp_error.code == ERR_NONE)
-        mtp_place(f, chunk, &s);
-    keep_larger(&most, &s);
-    return most;
-}
-
-/* What is there whatever the chunks are. */
-static uint64_t fixed_bytes(const struct forward *f, const struct batch *b)
-{
-    return f->options.caller_bytes + f->crew.threads * (f->crew.scratch_bytes + f->crew.slice_bytes) +
-           (uint64_t)b->tokens * f->arch->qk_rope_dim * sizeof(float);
-}
-
-static void close_streams(struct forward *f)
-{
-    stream_close(&f->residual);
-    stream_close(&f->query);
-    stream_close(&f->latent);
-    stream_close(&f->heads);
-}
-
-uint64_t forward_memory_bytes(struct forward *f, const struct batch *b)
-{
-    struct forward none = *f; /* with all of its streams in files */
-
-    none.residual = none.query = none.latent = none.heads = (struct stream){0};
-    return fixed_bytes(f, b) + measure(&none, b, CHUNK_TOKENS_MIN, CHUNK_TOKENS_MIN);
-}
-
-static uint64_t memory_limit(const struct forward *f)
-{
-    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
-
-    if (f->options.memory_bytes > 0)
-        return f->options.memory_bytes;
-    return pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes / 2 : UINT64_MAX / 2;
-}
-
-static bool open_streams(struct forward *f, size_t tokens, struct err *e)
-{
-    return stream_open(&f->residual, &f->store, tokens, f->arch->hidden_size, e) &&
-           stream_open(&f->query, &f->store, tokens, query_width(f), e) &&
-           stream_open(&f->latent, &f->store, tokens, latent_width(f), e) &&
-           stream_open(&f->heads, &f->store, tokens, f->arch->heads * f->arch->v_dim, e);
-}
-
-/* The largest chunk and the largest wave that fit. */
-static size_t choose_sizes(struct forward *f, const struct batch *b, uint64_t room)
-{
-    size_t chunk = CHUNK_TOKENS_MIN, choices = b->tokens * f->arch->experts_per_token;
-
-    while (chunk < CHUNK_TOKENS_MAX && chunk < b->tokens && measure(f, b, chunk * 2, CREW_TOKENS) <= room)
-        chunk *= 2;
-    f->chunk = chunk;
-    f->wave_rows = chunk < CREW_TOKENS ? chunk : CREW_TOKENS;
-    while (f->wave_rows < choices && f->wave_rows < WAVE_ROWS_MAX && measure(f, b, chunk, f->wave_rows * 2) <= room)
-        f->wave_rows *= 2;
-    return measure(f, b, chunk, f->wave_rows);
-}
-
-static bool plan_memory(struct forward *f, const struct batch *b, struct err *e)
-{
-    uint64_t need = forward_memory_bytes(f, b), limit = memory_limit(f);
-
-    if (need > limit && f->options.memory_bytes > 0)
-        return err_set(e, ERR_LIMIT,
-                       "--memory %" PRIu64 " is less than the %" PRIu64 " bytes that one layer of this model needs",
-                       limit, need);
-    uint64_t spare = limit > need ? limit - need : 0;
-    close_streams(f);
-    f->store.budget_bytes = spare / 4 * 3;
-    if (!open_streams(f, b->tokens, e))
-        return false;
-    size_t bytes = choose_sizes(f, b, need - fixed_bytes(f, b) + (spare - f->store.budget_bytes));
-    if (bytes > f->memory_bytes) {
-        mem_free(f->memory);
-        f->memory = mem_aligned(bytes);
-        f->memory_bytes = bytes;
-    }
-    return true;
 }
 
 /* ---- the batch ---- */
@@ -428,7 +302,7 @@ bool forward_begin(struct forward *f, const struct batch *b, struct err *e)
         f->batch.ids = b->ids;
         return true;
     }
-    if (!plan_memory(f, b, e))
+    if (!forward_plan_memory(f, b, e))
         return false;
     keep_batch(f, b);
     mem_free(f->turns);
@@ -494,6 +368,14 @@ bool forward_embed(struct forward *f, struct stream *out, struct err *e)
     return ok;
 }
 
+/* With so many choices for each expert, hardly one gets none. */
+#define CHOICES_FOR_MOST 8u
+
+static bool reaches_most(const struct forward *f)
+{
+    return f->batch.tokens * f->arch->experts_per_token >= CHOICES_FOR_MOST * f->arch->experts;
+}
+
 /* What the layer is going to read, so that the disk is ahead. */
 static void expect_layer(const struct forward *f, const struct layer_weights *l)
 {
@@ -507,6 +389,8 @@ static void expect_layer(const struct forward *f, const struct layer_weights *l)
 bool layer_run(const struct layer_run *r, struct err *e)
 {
     expect_layer(r->f, r->weights);
+    if (r->f->reader && r->weights->experts)
+        expert_reader_begin(r->f->reader, r->layer, reaches_most(r->f));
     return attention_run(r, e) && (!r->weights->experts || moe_run(r, e)) && mlp_run(r, e);
 }
 

@@ -8,6 +8,7 @@
 #include "quant/decode.h"
 #include "verify/attend.h"
 #include "verify/crew.h"
+#include "verify/expert_reader.h"
 #include "verify/forward.h"
 #include "verify/layer_weights.h"
 #include "verify/rope.h"
@@ -31,16 +32,20 @@ struct forward {
     struct layer_weights *layers; /* [layer_count] */
     size_t layer_count;
     size_t *expert_bytes; /* [layer_count]: the largest expert as stored */
+    size_t room_bytes;    /* of the largest expert in one piece (verify/expert_place.h) */
     double mla_eps;
     uint64_t dense_tokens; /* UINT64_MAX: any number */
-    float *input_scales; /* of the source's weights, static ones; 0: scaled as it comes. NULL: nobody asks */
+    float *input_scales;   /* of the source's weights, static ones; 0: scaled as it comes. NULL: nobody asks */
 
     /* the batch */
     struct batch batch;
     struct sequence *sequences; /* a copy: begin again with the same ones costs nothing */
     size_t longest, chunk;      /* tokens */
     size_t wave_rows;           /* expert outputs that are held at once */
-    float *turns;               /* [tokens][rope_dim] */
+    size_t places;              /* experts that are in memory or being read at once; 0: each worker reads its own */
+    struct expert_reader *reader;
+    size_t reader_places;
+    float *turns; /* [tokens][rope_dim] */
     struct stream_store store;
     struct stream residual; /* after attention */
     struct stream query, latent, heads;
@@ -59,6 +64,9 @@ struct layer_run {
     struct cache *cache;             /* gets the latents, or NULL */
     bool absorbed;                   /* the batch is one token, behind those of the cache */
 };
+
+/* Opens the streams, chooses sizes, and takes the memory for them. Refused: a budget below the least. */
+bool forward_plan_memory(struct forward *f, const struct batch *b, struct err *e) CHECKED;
 
 /* ---- pieces of a workspace ---- */
 

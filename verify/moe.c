@@ -33,7 +33,7 @@ static size_t block_tokens(size_t chunk)
 }
 
 struct worker_memory {
-    uint8_t *weights; /* one expert as stored; NULL: by slices */
+    uint8_t *weights; /* one expert as stored; NULL: by slices, or read ahead */
     float *x;         /* [block][hidden] */
     float *gate, *up; /* [block][width] */
     void *router;
@@ -54,6 +54,7 @@ struct moe {
     size_t *start; /* [experts + 1] */
     uint32_t *list_tokens;
     float *list_weights;
+    bool *wanted; /* [experts]: those that got tokens */
 
     float *in, *normed, *scores; /* [chunk] rows */
     struct worker_memory *workers;
@@ -88,6 +89,7 @@ static void moe_place(struct moe *m, const struct forward *f, const struct layer
     m->start = scratch_take(s, (experts + 1) * sizeof *m->start);
     m->list_tokens = scratch_take(s, tokens * k * sizeof *m->list_tokens);
     m->list_weights = scratch_take(s, tokens * k * sizeof *m->list_weights);
+    m->wanted = scratch_take(s, experts * sizeof *m->wanted);
     m->in = place_rows(s, &f->residual, chunk, d);
     m->sums = place_rows(s, out, chunk, d);
     m->normed = place_floats(s, chunk, d);
@@ -96,7 +98,7 @@ static void moe_place(struct moe *m, const struct forward *f, const struct layer
     router_init(&m->rule, f->arch, NULL);
     for (unsigned i = 0; i < f->crew.threads; i++) {
         struct worker_memory w = {
-            .weights = f->options.by_slices ? NULL : scratch_take(s, f->expert_bytes[layer]),
+            .weights = f->options.by_slices || f->places > 0 ? NULL : scratch_take(s, f->expert_bytes[layer]),
             .x = place_floats(s, m->block, d),
             .gate = place_floats(s, m->block, m->width),
             .up = place_floats(s, m->block, m->width),
@@ -176,8 +178,10 @@ static void make_lists(struct moe *m)
     memset(start, 0, (m->rule.experts + 1) * sizeof *start);
     for (size_t i = 0; i < choices; i++)
         m->slots[i] = (uint32_t)start[m->ids[i] + 1]++;
-    for (size_t e = 0; e < m->rule.experts; e++)
+    for (size_t e = 0; e < m->rule.experts; e++) {
+        m->wanted[e] = start[e + 1] > 0;
         start[e + 1] += start[e];
+    }
     for (size_t i = 0; i < choices; i++) {
         size_t at = start[m->ids[i]] + m->slots[i];
         m->list_tokens[at] = (uint32_t)(i / m->rule.top_k);
@@ -222,14 +226,30 @@ static bool run_block(const struct moe *m, const struct matrix mlp[MLP_PARTS], c
     return true;
 }
 
-/* As stored, then as the observer would have it. */
+/* Into the worker's own memory, or out of the places of those that were read ahead. */
+static bool read_expert(const struct moe *m, uint64_t expert, const struct weight *const weights[MLP_PARTS],
+                        unsigned worker, struct coded coded[MLP_PARTS], struct err *e)
+{
+    const struct forward *f = m->run->f;
+    uint8_t *memory = m->workers[worker].weights;
+
+    if (f->reader)
+        return expert_reader_take(f->reader, expert, coded, e);
+    for (size_t i = 0; i < MLP_PARTS; i++) {
+        if (!weight_load(f->source, weights[i], memory, &coded[i], e))
+            return false;
+        memory += weight_memory_bytes(weights[i]);
+    }
+    return true;
+}
+
+/* As stored, then as the observer would have it. give_expert follows, whatever it says. */
 static bool load_expert(const struct moe *m, const struct expert_call *call, unsigned worker,
                         struct matrix mlp[MLP_PARTS], struct err *e)
 {
     const struct layer_run *r = m->run;
     const struct weight *weights[MLP_PARTS];
     struct coded coded[MLP_PARTS];
-    uint8_t *memory = m->workers[worker].weights;
 
     if (!layer_expert(r->f->source, r->layer, call->expert, weights, e))
         return false;
@@ -237,11 +257,8 @@ static bool load_expert(const struct moe *m, const struct expert_call *call, uns
         matrix_by_slices(&mlp[i], r->f->source, weights[i]);
     if (r->f->options.by_slices)
         return true;
-    for (size_t i = 0; i < MLP_PARTS; i++) {
-        if (!weight_load(r->f->source, weights[i], memory, &coded[i], e))
-            return false;
-        memory += weight_memory_bytes(weights[i]);
-    }
+    if (!read_expert(m, call->expert, weights, worker, coded, e))
+        return false;
     if (r->observer->expert && !r->observer->expert(r->observer->ctx, worker, call, coded, e))
         return err_in(e, "layer %llu, expert %llu", (unsigned long long)r->layer, (unsigned long long)call->expert);
     for (size_t i = 0; i < MLP_PARTS; i++)
@@ -250,12 +267,20 @@ static bool load_expert(const struct moe *m, const struct expert_call *call, uns
     return true;
 }
 
+static void give_expert(const struct moe *m, uint64_t expert)
+{
+    if (m->run->f->reader)
+        expert_reader_give(m->run->f->reader, expert);
+}
+
 /* While this one is worked on, the system reads the one that comes when all workers have had theirs. */
 static void expect_expert(const struct moe *m, size_t expert)
 {
     const struct layer_run *r = m->run;
     const struct weight *weights[MLP_PARTS];
 
+    if (r->f->reader)
+        return;
     for (unsigned ahead = r->f->crew.threads; ++expert < m->rule.experts;)
         if (expert_tokens(m, expert) > 0 && --ahead == 0)
             break;
@@ -276,22 +301,31 @@ static struct expert_call call_of(const struct moe *m, size_t expert)
     };
 }
 
+static bool run_blocks(const struct moe *m, const struct expert_call *call, unsigned worker, struct err *e)
+{
+    size_t end = m->start[call->expert + 1];
+    struct matrix mlp[MLP_PARTS];
+
+    if (!load_expert(m, call, worker, mlp, e))
+        return false;
+    for (size_t i = m->start[call->expert]; i < end; i += m->block)
+        if (!run_block(m, mlp, call, i, end - i < m->block ? end : i + m->block, worker, e))
+            return false;
+    return true;
+}
+
 static bool run_expert(void *ctx, size_t job, unsigned worker, struct err *e)
 {
     const struct moe *m = ctx;
-    size_t expert = m->first_expert + job, end = m->start[expert + 1];
+    size_t expert = m->first_expert + job;
     struct expert_call call = call_of(m, expert);
-    struct matrix mlp[MLP_PARTS];
 
     if (call.count == 0)
         return true;
     expect_expert(m, expert);
-    if (!load_expert(m, &call, worker, mlp, e))
-        return false;
-    for (size_t i = m->start[expert]; i < end; i += m->block)
-        if (!run_block(m, mlp, &call, i, end - i < m->block ? end : i + m->block, worker, e))
-            return false;
-    return true;
+    bool ok = run_blocks(m, &call, worker, e);
+    give_expert(m, expert);
+    return ok;
 }
 
 static bool run_large_block(void *ctx, size_t job, unsigned worker, struct err *e)
@@ -343,8 +377,7 @@ static bool add_wave(struct moe *m, struct err *e)
     return true;
 }
 
-/* An expert with more tokens than outputs can be held: its blocks are shared among the workers. */
-static bool run_large(struct moe *m, size_t expert, struct err *e)
+static bool run_large_blocks(struct moe *m, size_t expert, struct err *e)
 {
     struct forward *f = m->run->f;
     struct matrix mlp[MLP_PARTS];
@@ -361,6 +394,15 @@ static bool run_large(struct moe *m, size_t expert, struct err *e)
             return false;
     }
     return true;
+}
+
+/* An expert with more tokens than outputs can be held: its blocks are shared among the workers. */
+static bool run_large(struct moe *m, size_t expert, struct err *e)
+{
+    bool ok = run_large_blocks(m, expert, e);
+
+    give_expert(m, expert);
+    return ok;
 }
 
 static bool run_waves(struct moe *m, struct err *e)
@@ -402,5 +444,10 @@ bool moe_run(const struct layer_run *r, struct err *e)
         if (!route_chunk(&m, t, tokens - t < f->chunk ? tokens - t : f->chunk, e))
             return false;
     make_lists(&m);
-    return run_waves(&m, e);
+    if (!f->reader)
+        return run_waves(&m, e);
+    expert_reader_choose(f->reader, m.wanted);
+    bool ok = run_waves(&m, e);
+    expert_reader_end(f->reader);
+    return ok;
 }
