@@ -234,7 +234,7 @@ bool journal_open(struct journal *j, const char *path, const struct plan *p, str
     write_facts(&facts, p);
     bool ok = record_open(&j->file, path, &facts, &records, e) && (!records || read_records(j, p, results, records, e));
     j->found = j->file.found;
-    j->jobs_durable = j->jobs_done;
+    j->jobs_durable = j->jobs_handed = j->jobs_done;
     mem_free(records);
     buf_release(&facts);
     if (!ok)
@@ -244,11 +244,18 @@ bool journal_open(struct journal *j, const char *path, const struct plan *p, str
 
 void journal_job(struct journal *j, const struct plan *p, size_t job, const struct weight_error *per_output)
 {
-    buf_printf(&j->pending, "job %zu", job);
+    buf_printf(&j->jobs, "job %zu", job);
     for (size_t o = 0; o < p->output_count; o++)
-        buf_printf(&j->pending, " %a %a %" PRIu64, per_output[o].error2, per_output[o].energy2, per_output[o].weights);
-    buf_puts(&j->pending, "\n");
+        buf_printf(&j->jobs, " %a %a %" PRIu64, per_output[o].error2, per_output[o].energy2, per_output[o].weights);
+    buf_puts(&j->jobs, "\n");
     j->jobs_done = job + 1;
+}
+
+void journal_hand_jobs(struct journal *j)
+{
+    buf_add(&j->pending, j->jobs.data, j->jobs.bytes);
+    j->jobs.bytes = 0;
+    j->jobs_handed = j->jobs_done;
 }
 
 void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256)
@@ -287,13 +294,14 @@ bool journal_flush(struct journal *j, struct err *e)
     if (!record_append(&j->file, &j->pending, e))
         return false;
     j->pending.bytes = 0;
-    j->jobs_durable = j->jobs_done;
+    j->jobs_durable = j->jobs_handed;
     return true;
 }
 
 void journal_close(struct journal *j)
 {
     record_close(&j->file);
+    buf_release(&j->jobs);
     buf_release(&j->pending);
     *j = (struct journal){0};
 }
