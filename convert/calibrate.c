@@ -51,7 +51,7 @@ static bool on_input(void *ctx, const struct linear_input *in, struct err *e)
     if (!s->sum2)
         channels_init(s, c->kernel, in->cols, mem_alloc(in->cols * sizeof *s->sum2));
     channels_add(s, in->x, in->x_stride, in->tokens, c->threads);
-    if (!c->options->losses)
+    if (!c->options->losses || in->role == ROLE_MTP_PROJ)
         return true;
     for (enum role r = 0; r < ROLE_COUNT && !of_attention(role); r++) /* attention is over */
         if (of_attention(r))
@@ -149,7 +149,7 @@ static void release_layer(struct calibrate *c)
     }
 }
 
-static uint64_t layer_bytes(const struct source *source, int64_t layer)
+uint64_t calibrate_layer_bytes(const struct source *source, int64_t layer)
 {
     uint64_t bytes = 0;
 
@@ -169,8 +169,18 @@ static bool end_layer(void *ctx, uint64_t layer, const struct stream *out, struc
         if (c->stats->layers[i].layer == layer)
             ok = sum_hidden(c, out, c->stats->layers[i].hidden, e);
     release_layer(c);
-    progress_add(c->progress, layer_bytes(c->source, (int64_t)layer));
-    return ok;
+    progress_add(c->progress, calibrate_layer_bytes(c->source, (int64_t)layer));
+    return ok && calibrate_saved_layer(c, out, e);
+}
+
+static void stopped(void *ctx, uint64_t layer, const struct stream *in)
+{
+    calibrate_saved_stopped(ctx, layer, in);
+}
+
+static bool enter(void *ctx, struct stream *in, struct err *e)
+{
+    return calibrate_saved_enter(ctx, in, e);
 }
 
 /* ---- memory ---- */
@@ -189,6 +199,8 @@ static uint64_t flows_bytes(const struct source *source, const struct calib_stat
         uint64_t bytes[2] = {0, 0};
         for (size_t i = 0; i < s->input_count; i++) {
             const struct calib_input *in = &s->inputs[i];
+            if (in->role == ROLE_MTP_PROJ) /* has no losses */
+                continue;
             if (in->layer == s->layers[k].layer && in->n == 1)
                 bytes[of_attention(in->role)] += flow_bytes(in->cols, true);
             scratch = larger(scratch, flow_scratch_bytes(in->cols));
@@ -240,7 +252,7 @@ uint64_t calibrate_read_bytes(const struct source *source)
     uint64_t bytes = 0;
 
     for (uint64_t layer = 0; layer <= source->arch.layers; layer++)
-        bytes += layer_bytes(source, (int64_t)layer);
+        bytes += calibrate_layer_bytes(source, (int64_t)layer);
     return bytes;
 }
 
@@ -248,21 +260,29 @@ bool calibrate_run(struct calib_stats *s, const struct source *source, const str
                    const char *path, struct progress *progress, struct err *e)
 {
     struct calibrate c = {.source = source, .options = o, .stats = s, .progress = progress, .kernel = kernel_get()};
-    struct model_walk walk = {.source = source, .batch = o->batch, .ctx = &c, .begin = begin_layer, .end = end_layer};
+    struct model_walk walk = {.source = source,
+                              .batch = o->batch,
+                              .ctx = &c,
+                              .begin = begin_layer,
+                              .end = end_layer,
+                              .enter = enter,
+                              .stopped = stopped};
+    bool committed = false;
 
     for (enum calib_scheme i = 0; i < CALIB_SCHEME_COUNT; i++)
         c.schemes[i] = calib_scheme_get(i);
     for (size_t i = 0; i < o->batch->sequence_count; i++)
         routing_stats_add_sequence(&s->routing, o->batch->sequences[i].tokens);
-    bool ok = open_forward(&c, e) && calib_writer_open(&c.writer, s, path, e);
-    if (ok) {
+    if (open_forward(&c, e) && calibrate_saved_open(&c, path, e)) {
+        walk.first = c.saved.layers_done;
         calibrate_rooms_make(&c);
-        ok = model_walk(&walk, c.forward, e) && calib_writer_commit(&c.writer, e);
+        committed = model_walk(&walk, c.forward, e) && calib_writer_commit(&c.writer, e);
     }
+    calibrate_saved_close(&c, committed, e);
     release_layer(&c);
     flow_scratch_release(&c.scratch);
     calibrate_rooms_release(&c);
     calib_writer_release(&c.writer);
     forward_close(c.forward);
-    return ok;
+    return committed;
 }

@@ -20,12 +20,20 @@
 struct calibrate_options {
     unsigned threads;      /* 0: one per CPU */
     uint64_t memory_bytes; /* 0: half of the machine's */
+    uint64_t save_seconds; /* work after which layers are made durable; 0: each layer */
     bool losses;
+    bool restart; /* discard an unfinished run of path */
     const struct batch *batch;
 };
 
+/* Beside path, while a run of it is unfinished: a folder with a record of the layers that are done and the hidden state
+ * behind the last of them. Their statistics are in path's partial file. */
+#define CALIBRATE_UNFINISHED_SUFFIX ".unfinished"
+
 /* s: planned (calib_stats_plan); filled in, and written to path, sums and all. Refused: what a forward pass refuses, a
- * budget below the need (both numbers). Nothing is left at path after a failure. */
+ * budget below the need (both numbers), an unfinished run of something else. Nothing is left at path after a failure;
+ * when it was the system or a signal that ended the run, and layers are done, the same call goes on behind them, to the
+ * same bytes. */
 bool calibrate_run(struct calib_stats *s, const struct source *source, const struct calibrate_options *o,
                    const char *path, struct progress *progress, struct err *e) CHECKED;
 /* Bytes of weights that it reads: what it adds to its progress. */

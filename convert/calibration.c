@@ -39,6 +39,14 @@ static void hash_batch(const struct batch *b, char hex[HASH_HEX_BYTES])
     hash_final_hex(&h, hex);
 }
 
+const char *calibration_batch_text(const struct batch *b, struct arena *a)
+{
+    char hex[HASH_HEX_BYTES];
+
+    hash_batch(b, hex);
+    return arena_printf(a, "%zu tokens in %zu contexts, sha256 %s", b->tokens, b->sequence_count, hex);
+}
+
 /* Then every expert is starved for certain, and a mistake in the command is likelier than that. */
 bool calibration_check_text(const struct corpus *t, uint64_t min_tokens, struct err *e)
 {
@@ -63,7 +71,6 @@ void calibration_note_text(const struct corpus *t, uint64_t tokens)
 
 bool calibration_open(struct calibration *c, struct plan *p, struct err *e)
 {
-    char hex[HASH_HEX_BYTES];
     const struct source *s = p->source;
 
     if (!check_word("propagate", c->propagate, "on", "off", e) ||
@@ -75,9 +82,8 @@ bool calibration_open(struct calibration *c, struct plan *p, struct err *e)
         return err_in(e, "calibration text");
     if (!calibration_check_text(&c->corpus, c->min_tokens, e))
         return err_in(e, "calibration text");
-    hash_batch(&c->corpus.batch, hex);
-    p->calibration = arena_printf(&p->arena, "%zu tokens in %zu contexts, sha256 %s, propagate %s",
-                                  c->corpus.batch.tokens, c->corpus.batch.sequence_count, hex, c->propagate);
+    p->calibration = arena_printf(&p->arena, "%s, propagate %s", calibration_batch_text(&c->corpus.batch, &p->arena),
+                                  c->propagate);
     p->min_tokens = c->min_tokens;
     calibration_note_text(&c->corpus, c->text.tokens);
     return true;

@@ -39,6 +39,8 @@ struct calibration {
 bool calibration_open(struct calibration *c, struct plan *p, struct err *e) CHECKED;
 /* Refused: fewer tokens in all than an expert has to have. */
 bool calibration_check_text(const struct corpus *t, uint64_t min_tokens, struct err *e) CHECKED;
+/* "N tokens in M contexts, sha256 HEX": which they are, in words; in the arena. */
+const char *calibration_batch_text(const struct batch *b, struct arena *a);
 /* On stderr, where a text is not what one would wish: built-in, or shorter than `tokens`. */
 void calibration_note_text(const struct corpus *t, uint64_t tokens);
 /* The same by statistics: the plan's own. Refused besides: a recipe that they have no say in, and with on_starved

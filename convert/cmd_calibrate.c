@@ -15,9 +15,11 @@ static struct {
     struct corpus_options text;
     const char *output, *imatrix;
     struct opt_list merge;
-    uint64_t min_tokens, threads, memory_bytes;
-    bool losses, json, dry_run, force, quiet;
-} opts = {.text = {.tokens = CALIBRATION_TOKENS, .context = CALIBRATION_CONTEXT}, .min_tokens = CALIBRATION_MIN_TOKENS};
+    uint64_t min_tokens, threads, memory_bytes, save_seconds;
+    bool losses, json, dry_run, force, restart, quiet;
+} opts = {.text = {.tokens = CALIBRATION_TOKENS, .context = CALIBRATION_CONTEXT},
+          .min_tokens = CALIBRATION_MIN_TOKENS,
+          .save_seconds = CALIBRATION_SAVE};
 
 /* clang-format off */
 static const struct opt rows[] = {
@@ -31,6 +33,9 @@ static const struct opt rows[] = {
      1, 1024},
     {"memory", 'm', OPT_SIZE, &opts.memory_bytes, "SIZE", "budget for weights, sums and hidden states (half of the machine's)",
      1, UINT64_MAX},
+    {"save-every", 0, OPT_U64, &opts.save_seconds, "SECONDS",
+     "make layers durable after so much work (30; 0: each)", 0, UINT32_MAX},
+    {"restart", 0, OPT_FLAG, &opts.restart, NULL, "discard an unfinished run instead of going on with it", 0, 0},
     {"force", 'f', OPT_FLAG, &opts.force, NULL, "replace files that are there", 0, 0},
     {"dry-run", 'n', OPT_FLAG, &opts.dry_run, NULL, "print what would be run and written, and do neither", 0, 0},
     {"json", 0, OPT_FLAG, &opts.json, NULL, "print the coverage as JSON", 0, 0},
@@ -126,7 +131,9 @@ static bool run_text(const struct source *source, struct calib_stats *s, const s
 {
     struct calibrate_options o = {.threads = (unsigned)opts.threads,
                                   .memory_bytes = opts.memory_bytes,
+                                  .save_seconds = opts.save_seconds,
                                   .losses = opts.losses,
+                                  .restart = opts.restart,
                                   .batch = &corpus->batch};
     struct progress *progress = progress_new("calibrating", calibrate_read_bytes(source), opts.quiet);
     bool ok = calibrate_run(s, source, &o, opts.output, progress, e);

@@ -1,43 +1,17 @@
 #include "convert/journal.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/json.h"
 
-#define MAGIC             "quern-journal 1\n"
-#define JOURNAL_BYTES_MAX (1u << 30)
+#define MAGIC "quern-journal 1\n"
 
 /* ---- facts ---- */
-
-static void add_fact(struct buf *out, const char *name, const char *value)
-{
-    buf_printf(out, "fact %s ", name);
-    json_quote(out, value);
-    buf_puts(out, "\n");
-}
-
-/* A shard that was written anew in place has its size and another time. */
-static void add_source_facts(struct buf *out, const struct checkpoint *c)
-{
-    char name[32], value[512], hex[HASH_HEX_BYTES];
-
-    hash_hex(c->config, c->config_bytes, hex);
-    add_fact(out, "config.json", hex);
-    for (size_t i = 0; i < c->shard_count; i++) {
-        const struct shard *s = &c->shards[i];
-        snprintf(name, sizeof name, "source-%zu", i);
-        snprintf(value, sizeof value, "%s: %" PRIu64 " bytes, modified %" PRId64, s->name, s->bytes, s->mtime_ns);
-        add_fact(out, name, value);
-    }
-}
 
 /* Headers hold every name, dtype, shape and offset of an output: their hash is the layout's. */
 static void add_layout_fact(struct buf *out, const char *name, const struct plan_output *o)
@@ -52,7 +26,7 @@ static void add_layout_fact(struct buf *out, const char *name, const struct plan
     }
     hash_final_hex(&h, hex);
     snprintf(value, sizeof value, "%zu shards, %" PRIu64 " bytes, headers %s", o->shard_count, o->file_bytes, hex);
-    add_fact(out, name, value);
+    record_fact(out, name, value);
 }
 
 /* The journal is in the first output's folder, wherever that is moved; the others are found again by their path. */
@@ -60,7 +34,7 @@ static void add_folder_fact(struct buf *out, const char *name, const char *dir)
 {
     char *real = realpath(dir, NULL);
 
-    add_fact(out, name, real ? real : dir);
+    record_fact(out, name, real ? real : dir);
     free(real);
 }
 
@@ -69,14 +43,14 @@ static void write_facts(struct buf *out, const struct plan *p)
     char number[64], name[32];
 
     buf_puts(out, MAGIC);
-    add_fact(out, "version", QUERN_VERSION);
+    record_fact(out, "version", QUERN_VERSION);
     snprintf(number, sizeof number, "%zu", p->output_count);
-    add_fact(out, "outputs", number);
+    record_fact(out, "outputs", number);
     snprintf(number, sizeof number, "%zu, of up to %u weights", p->job_count, PLAN_JOB_WEIGHTS);
-    add_fact(out, "jobs", number);
+    record_fact(out, "jobs", number);
     for (size_t i = 0; i < p->output_count; i++) {
         snprintf(name, sizeof name, "recipe-%zu", i);
-        add_fact(out, name, p->outputs[i].recipe->text);
+        record_fact(out, name, p->outputs[i].recipe->text);
         snprintf(name, sizeof name, "layout-%zu", i);
         add_layout_fact(out, name, &p->outputs[i]);
         snprintf(name, sizeof name, "folder-%zu", i);
@@ -84,14 +58,9 @@ static void write_facts(struct buf *out, const struct plan *p)
             add_folder_fact(out, name, p->outputs[i].dir);
     }
     if (p->calibration)
-        add_fact(out, "calibration", p->calibration);
-    add_source_facts(out, &p->source->checkpoint);
+        record_fact(out, "calibration", p->calibration);
+    record_source_facts(out, &p->source->checkpoint);
     buf_puts(out, "end\n");
-}
-
-static bool facts_complete(const char *text)
-{
-    return strstr(text, "\nend\n") != NULL;
 }
 
 /* "fact source-0 \"NAME: 123 bytes, modified 456\"": the name. */
@@ -119,9 +88,9 @@ bool journal_peek(const char *path, const char *recipe_text, struct arena *a, ch
     size_t bytes = 0;
 
     *count = 0;
-    add_fact(&recipe, "recipe-0", recipe_text);
-    bool same = path_exists(path) && file_slurp(path, JOURNAL_BYTES_MAX, &text, &bytes, &ignored) &&
-                strncmp(text, MAGIC, strlen(MAGIC)) == 0 && facts_complete(text) && strstr(text, recipe.data);
+    record_fact(&recipe, "recipe-0", recipe_text);
+    bool same = path_exists(path) && file_slurp(path, RECORD_BYTES_MAX, &text, &bytes, &ignored) &&
+                strncmp(text, MAGIC, strlen(MAGIC)) == 0 && record_facts_complete(text) && strstr(text, recipe.data);
     *names = arena_array(a, bytes / 16 + 1, sizeof **names); /* a fact is longer */
     for (const char *line = same ? text : NULL; line && *line; line = strchr(line, '\n') + 1) {
         char *name = strncmp(line, "fact source-", 12) == 0 ? source_name(a, line) : NULL;
@@ -133,55 +102,6 @@ bool journal_peek(const char *path, const char *recipe_text, struct arena *a, ch
     mem_free(text);
     buf_release(&recipe);
     return same;
-}
-
-static size_t line_bytes(const char *text)
-{
-    const char *end = strchr(text, '\n');
-
-    return end ? (size_t)(end - text) : strlen(text);
-}
-
-/* Of a value; a shard's name with its size and time fits. */
-#define SHOWN_BYTES  100u
-#define SHOWN_BEFORE 20u /* of a longer one, before the first byte that differs */
-
-static size_t size_min(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-/* Recipes are long: what is shown is where they part. */
-static bool refuse_facts(const char *found, size_t found_bytes, const char *wanted, size_t wanted_bytes, struct err *e)
-{
-    size_t same = 0, name = strlen("fact ");
-
-    while (same < size_min(found_bytes, wanted_bytes) && found[same] == wanted[same])
-        same++;
-    size_t name_bytes = wanted_bytes > name ? strcspn(wanted + name, " \n") : 0;
-    bool one_name = same > name + name_bytes;
-    size_t from = one_name ? name + name_bytes + 1 : 0;
-    if (same > from + SHOWN_BYTES - SHOWN_BEFORE)
-        from = same - SHOWN_BEFORE;
-    return err_set(
-        e, ERR_USAGE,
-        "an unfinished run of something else is here: its %.*s has '%.*s', this one's '%.*s'; --restart discards it",
-        (int)(one_name ? name_bytes : strlen("journal")), one_name ? wanted + name : "journal",
-        (int)size_min(found_bytes - from, SHOWN_BYTES), found + from, (int)size_min(wanted_bytes - from, SHOWN_BYTES),
-        wanted + from);
-}
-
-/* Line by line; the first that differs is named. */
-static bool compare_facts(const char *found, const char *wanted, struct err *e)
-{
-    while (*wanted) {
-        size_t n = line_bytes(found), k = line_bytes(wanted);
-        if (n != k || memcmp(found, wanted, n) != 0)
-            return refuse_facts(found, n, wanted, k, e);
-        found += n + (found[n] == '\n');
-        wanted += k + (wanted[k] == '\n');
-    }
-    return true;
 }
 
 /* ---- records ---- */
@@ -298,80 +218,24 @@ static bool read_records(struct journal *j, const struct plan *p, struct run_res
                                                      : false;
         if (!ok)
             return err_set(e, ERR_FORMAT, "journal '%s' has a line that no run wrote: '%.*s'; --restart discards it",
-                           j->path, (int)(line_bytes(line) > 60 ? 60 : line_bytes(line)), line);
+                           j->file.path, (int)(record_line_bytes(line) > 60 ? 60 : record_line_bytes(line)), line);
     }
     return true;
 }
 
-/* ---- the file ---- */
-
-/* Behind the last whole line, and over what a failed attempt has left there: half a line must not stay. */
-static bool append(struct journal *j, const struct buf *text, struct err *e)
-{
-    size_t done = 0;
-
-    while (done < text->bytes) {
-        ssize_t n = pwrite(j->fd_plus_1 - 1, text->data + done, text->bytes - done, (off_t)(j->bytes + done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return err_sys(e, "cannot write '%s'", j->path);
-        done += (size_t)n;
-    }
-    int result;
-    do
-        result = fdatasync(j->fd_plus_1 - 1);
-    while (result != 0 && errno == EINTR);
-    if (result != 0)
-        return err_sys(e, "cannot sync '%s'", j->path);
-    j->bytes += text->bytes;
-    return true;
-}
-
-/* A kill can leave half a line: what follows must not be glued to it. */
-static bool cut_half_line(struct journal *j, const char *text, size_t bytes, struct err *e)
-{
-    j->bytes = bytes;
-    while (j->bytes > 0 && text[j->bytes - 1] != '\n')
-        j->bytes--;
-    return j->bytes == bytes || ftruncate(j->fd_plus_1 - 1, (off_t)j->bytes) == 0 ||
-           err_sys(e, "cannot cut '%s'", j->path);
-}
-
-static bool open_file(struct journal *j, bool fresh, struct err *e)
-{
-    int fd = open(j->path, O_RDWR | O_CREAT | O_CLOEXEC | (fresh ? O_TRUNC : 0), 0666);
-
-    if (fd < 0)
-        return err_sys(e, "cannot open '%s'", j->path);
-    j->fd_plus_1 = fd + 1;
-    return true;
-}
+/* ---- the journal ---- */
 
 bool journal_open(struct journal *j, const char *path, const struct plan *p, struct run_result *results, struct err *e)
 {
     struct buf facts = {0};
-    char *text = NULL;
-    size_t bytes = 0;
-    bool ok = false;
+    char *records = NULL;
 
-    *j = (struct journal){.path = strdup(path)};
+    *j = (struct journal){0};
     write_facts(&facts, p);
-    if (path_exists(path) && !file_slurp(path, JOURNAL_BYTES_MAX, &text, &bytes, e))
-        goto done;
-    bool fresh = !text || !facts_complete(text);
-    if (!fresh && !compare_facts(text, facts.data, e))
-        goto done;
-    if (!open_file(j, fresh, e))
-        goto done;
-    if (fresh)
-        ok = append(j, &facts, e);
-    else
-        ok = read_records(j, p, results, text + facts.bytes, e) && cut_half_line(j, text, bytes, e);
-    j->found = !fresh;
-    j->jobs_durable = j->jobs_done;
-done:
-    mem_free(text);
+    bool ok = record_open(&j->file, path, &facts, &records, e) && (!records || read_records(j, p, results, records, e));
+    j->found = j->file.found;
+    j->jobs_durable = j->jobs_handed = j->jobs_done;
+    mem_free(records);
     buf_release(&facts);
     if (!ok)
         journal_close(j);
@@ -380,11 +244,18 @@ done:
 
 void journal_job(struct journal *j, const struct plan *p, size_t job, const struct weight_error *per_output)
 {
-    buf_printf(&j->pending, "job %zu", job);
+    buf_printf(&j->jobs, "job %zu", job);
     for (size_t o = 0; o < p->output_count; o++)
-        buf_printf(&j->pending, " %a %a %" PRIu64, per_output[o].error2, per_output[o].energy2, per_output[o].weights);
-    buf_puts(&j->pending, "\n");
+        buf_printf(&j->jobs, " %a %a %" PRIu64, per_output[o].error2, per_output[o].energy2, per_output[o].weights);
+    buf_puts(&j->jobs, "\n");
     j->jobs_done = job + 1;
+}
+
+void journal_hand_jobs(struct journal *j)
+{
+    buf_add(&j->pending, j->jobs.data, j->jobs.bytes);
+    j->jobs.bytes = 0;
+    j->jobs_handed = j->jobs_done;
 }
 
 void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256)
@@ -420,18 +291,17 @@ bool journal_flush(struct journal *j, struct err *e)
 {
     if (j->pending.bytes == 0)
         return true;
-    if (!append(j, &j->pending, e))
+    if (!record_append(&j->file, &j->pending, e))
         return false;
     j->pending.bytes = 0;
-    j->jobs_durable = j->jobs_done;
+    j->jobs_durable = j->jobs_handed;
     return true;
 }
 
 void journal_close(struct journal *j)
 {
-    if (j->fd_plus_1 > 0)
-        close(j->fd_plus_1 - 1);
-    free(j->path);
+    record_close(&j->file);
+    buf_release(&j->jobs);
     buf_release(&j->pending);
     *j = (struct journal){0};
 }

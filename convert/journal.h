@@ -22,6 +22,7 @@
 
 #include "convert/calibrated_result.h"
 #include "convert/plan.h"
+#include "convert/record_file.h"
 #include "convert/run.h"
 #include "formats/base/err.h"
 #include "formats/base/mem.h"
@@ -30,12 +31,12 @@
 #define JOURNAL_NAME ".journal"
 
 struct journal {
-    int fd_plus_1;        /* 0: closed */
-    char *path;           /* owned */
-    uint64_t bytes;       /* whole lines in the file: the next goes behind them, over a half one */
+    struct record_file file;
     bool found;           /* an earlier run's, and gone on with */
-    struct buf pending;   /* records whose bytes are not yet synced */
-    size_t jobs_done;     /* jobs 0 .. jobs_done-1 are recorded, or waiting in `pending` */
+    struct buf jobs;      /* journal_job's records, not handed on yet */
+    struct buf pending;   /* records whose bytes are not yet synced, or being synced */
+    size_t jobs_done;     /* jobs 0 .. jobs_done-1 are recorded, or waiting in `jobs` or `pending` */
+    size_t jobs_handed;   /* of these, not in `jobs` */
     size_t jobs_durable;  /* of these, on disk */
     uint64_t layers_done; /* calibrated layers 0 .. layers_done-1 are recorded */
 };
@@ -48,7 +49,10 @@ bool journal_open(struct journal *j, const char *path, const struct plan *p, str
 /* Of a journal whose plan cannot be made any more: whether its run was of this recipe, and its source shards' names, in
  * the arena. false: another run's, or no journal. */
 bool journal_peek(const char *path, const char *recipe_text, struct arena *a, char ***names, size_t *count);
+/* The record waits to be handed on: another thread may be flushing meanwhile. */
 void journal_job(struct journal *j, const struct plan *p, size_t job, const struct weight_error *per_output);
+/* The jobs until now are in the next flush, before which their bytes are synced. Not beside a flush. */
+void journal_hand_jobs(struct journal *j);
 void journal_shard(struct journal *j, size_t output, size_t shard, const char *sha256);
 void journal_source(struct journal *j, size_t shard, const char *sha256);
 void journal_most(struct journal *j, size_t row, float most);

@@ -5,13 +5,12 @@
 #include <time.h>
 
 #include "convert/pipeline_private.h"
+#include "convert/stream_file.h"
 #include "formats/base/file.h"
 #include "formats/base/log.h"
 #include "formats/base/pool.h"
 #include "verify/mtp.h"
 
-/* Of a hidden state on its way to or from a file. */
-#define STREAM_BLOCK_TOKENS 256u
 /* The solve's own account of the loss and the measured one agree this closely, or a note says so. */
 #define LOSS_AGREES 1e-3
 
@@ -125,44 +124,6 @@ static char *stream_path(struct pipeline *p, uint64_t layer)
     return stage_path(p->stage, name);
 }
 
-static bool save_stream(struct pipeline *p, uint64_t layer, const struct stream *s, struct err *e)
-{
-    struct output o = {0};
-    size_t row_bytes = s->width * sizeof(float);
-    float *block = mem_aligned(STREAM_BLOCK_TOKENS * row_bytes);
-    bool ok = output_open(&o, stream_path(p, layer), s->tokens * row_bytes, false, e);
-
-    for (size_t t = 0; t < s->tokens && ok; t += STREAM_BLOCK_TOKENS) {
-        size_t count = s->tokens - t < STREAM_BLOCK_TOKENS ? s->tokens - t : STREAM_BLOCK_TOKENS;
-        const float *rows = NULL;
-        ok = stream_read(s, t, count, block, &rows, e) && output_write(&o, t * row_bytes, rows, count * row_bytes, e);
-    }
-    ok = ok && output_commit(&o, e);
-    output_release(&o);
-    mem_free(block);
-    return ok;
-}
-
-static bool load_stream(struct pipeline *p, uint64_t layer, struct stream *s, struct err *e)
-{
-    struct file f = {0};
-    size_t row_bytes = s->width * sizeof(float);
-    float *block = mem_aligned(STREAM_BLOCK_TOKENS * row_bytes);
-    bool ok = file_open(&f, stream_path(p, layer), e);
-
-    if (ok && f.bytes != s->tokens * row_bytes)
-        ok = err_set(e, ERR_IO, "'%s' has %llu bytes, not the %llu of this run; --restart begins anew", f.path,
-                     (unsigned long long)f.bytes, (unsigned long long)(s->tokens * row_bytes));
-    for (size_t t = 0; t < s->tokens && ok; t += STREAM_BLOCK_TOKENS) {
-        size_t count = s->tokens - t < STREAM_BLOCK_TOKENS ? s->tokens - t : STREAM_BLOCK_TOKENS;
-        float *rows = stream_place(s, t, block);
-        ok = file_read(&f, t * row_bytes, rows, count * row_bytes, e) && stream_write(s, t, count, rows, e);
-    }
-    file_close(&f);
-    mem_free(block);
-    return ok;
-}
-
 static void drop_stream(struct pipeline *p, uint64_t layer)
 {
     remove(stream_path(p, layer)); /* a leftover is found and removed with the stage */
@@ -227,7 +188,7 @@ static bool save_layers(struct pipeline *p, const struct stream *after, struct e
 {
     uint64_t before = p->journal->layers_done;
 
-    if (!sync_shards(p, e) || (after && !save_stream(p, p->layer, after, e)))
+    if (!sync_shards(p, e) || (after && !stream_save(stream_path(p, p->layer), after, e)))
         return false;
     for (uint64_t layer = before; layer <= p->layer; layer++)
         journal_rows(p, layer);
@@ -261,7 +222,7 @@ static bool finish_layer(struct pipeline *p, const struct stream *after, struct 
     note_most(p);
     if (!pipeline_put_static(p, e))
         return false;
-    if (!last && !signal_cancelled() && now_seconds() - p->saved_at < (double)p->options->save_seconds)
+    if (!last && now_seconds() - p->saved_at < (double)p->options->save_seconds)
         return true;
     return save_layers(p, after, e);
 }
@@ -321,7 +282,17 @@ static bool any_calibrated(const struct pipeline *p, uint64_t layer)
 
 static bool enter(struct pipeline *p, uint64_t first, struct stream *in, struct err *e)
 {
-    return first == 0 ? forward_embed(p->forward, in, e) : load_stream(p, first - 1, in, e);
+    return first == 0 ? forward_embed(p->forward, in, e) : stream_load(stream_path(p, first - 1), in, e);
+}
+
+/* A signal came in this layer; in: what goes through it. */
+static void save_stopped(struct pipeline *p, uint64_t layer, const struct stream *in)
+{
+    struct err ignored = {0};
+
+    p->layer = layer - 1;
+    if (layer > p->journal->layers_done && !save_layers(p, in, &ignored))
+        log_verbose("what was done could not be made durable: %s", ignored.text);
 }
 
 static bool run_layers(struct pipeline *p, struct err *e)
@@ -340,6 +311,8 @@ static bool run_layers(struct pipeline *p, struct err *e)
             ok = err_set(e, ERR_CANCELLED, "interrupted");
         else
             ok = run_layer(p, layer, &streams[layer % 2], &streams[(layer + 1) % 2], e);
+        if (!ok && e->code == ERR_CANCELLED)
+            save_stopped(p, layer, &streams[layer % 2]);
     }
     if (ok && mtp)
         ok = run_mtp(p, &streams[layers % 2], e);

@@ -26,41 +26,6 @@ bool run_open_shard(struct line *l, size_t output, uint32_t shard, bool resume, 
     return shard_file_open(f, stage_path(&l->stages[output], s->name), s->bytes, &s->prefix, &s->suffix, resume, e);
 }
 
-bool run_finish_shard(struct line *l, size_t output, uint32_t shard, struct err *e)
-{
-    struct shard_file *f = &l->files[output][shard];
-
-    if (!shard_file_commit(f, e)) {
-        l->sync_failed = true;
-        return false;
-    }
-    memcpy(l->results[output].sha256[shard], f->sha256, HASH_HEX_BYTES);
-    journal_shard(l->journal, output, shard, f->sha256);
-    return true;
-}
-
-static void record_source_hashes(struct line *l)
-{
-    char sha256[HASH_HEX_BYTES];
-
-    for (size_t i = 0; i < l->plan->source->checkpoint.shard_count; i++)
-        if (run_source_known(&l->source, i, sha256))
-            journal_source(l->journal, i, sha256);
-}
-
-bool run_sync(struct line *l, struct err *e)
-{
-    for (size_t o = 0; o < l->plan->output_count; o++)
-        for (size_t s = 0; s < l->plan->outputs[o].shard_count; s++)
-            if (!shard_file_sync(&l->files[o][s], e)) {
-                l->sync_failed = true;
-                return false;
-            }
-    l->unsynced_bytes = 0;
-    record_source_hashes(l);
-    return journal_flush(l->journal, e) && run_source_remove(&l->source, l->journal->jobs_durable, e);
-}
-
 /* ---- before and after ---- */
 
 bool run_size(const struct plan *p, const struct run_options *o, struct run_size *size, struct err *e)
@@ -141,6 +106,8 @@ static void line_release(struct line *l, const struct run_size *size)
  * stay partial. */
 static bool finish_untouched(struct line *l, struct err *e)
 {
+    if (!run_source_finish(&l->source, e) || !run_sync(l, e))
+        return false;
     for (size_t o = 0; o < l->plan->output_count; o++)
         for (uint32_t s = 0; s < l->plan->outputs[o].shard_count; s++) {
             if (l->files[o][s].done || l->plan->outputs[o].shards[s].calibrated)
@@ -148,7 +115,7 @@ static bool finish_untouched(struct line *l, struct err *e)
             if (!run_open_shard(l, o, s, false, e) || !run_finish_shard(l, o, s, e))
                 return false;
         }
-    return run_source_finish(&l->source, e) && run_sync(l, e);
+    return run_sync(l, e);
 }
 
 /* What statistics say is known before the run. */

@@ -1,8 +1,8 @@
 /* The executor: a reader, workers, a writer and a hasher around a ring of
  * buffers that are allocated before the first job. Reads run ahead of work,
  * writes and hashes behind it, each in job order; the source's own hash has a
- * thread beside them. Threads and memory change
- * the time, never a byte. */
+ * thread beside them, and so has the disk's sync, behind which the journal
+ * records what is durable. Threads and memory change the time, never a byte. */
 #ifndef CONVERT_RUN_H
 #define CONVERT_RUN_H
 
@@ -49,8 +49,9 @@ bool run_size(const struct plan *p, const struct run_options *o, struct run_size
 struct run_result *run_results_new(struct plan *p);
 
 /* Runs the jobs that the journal does not have yet; stages and results have one per output, and every shard ends
- * whole and durable in its stage, but those with calibrated weights, which stay partial there. The error of the lowest-numbered failing job is the one reported. After an error
- * the stage holds what was done and the journal says so: journal->jobs_durable. */
+ * whole and durable in its stage, but those with calibrated weights, which stay partial there. The error of the
+ * lowest-numbered failing job is the one reported. After an error the stage holds what was done and the journal says
+ * so: journal->jobs_durable. */
 bool run_plan(struct plan *p, const struct run_options *o, struct stage *stages, struct journal *journal,
               struct run_result *results, struct progress *progress, struct err *e) CHECKED;
 

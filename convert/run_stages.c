@@ -1,4 +1,4 @@
-/* The stages of a run: read, work, write, hash; and beside the last three, hash the source. */
+/* The stages of a run: read, work, write, hash, sync (run_sync.c); and beside work and writing, hash the source. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,8 +8,8 @@
 #include "quant/finite.h"
 #include "quant/transform.h"
 
-/* Bytes between two syncs with the journal: what a kill can cost, against stalls. */
-#define SYNC_BYTES (512u << 20)
+/* Bytes of a batch: half of what a kill can cost, against syncs that find little to do. */
+#define BATCH_BYTES (512u << 20)
 
 struct worker {
     struct line *line;
@@ -18,7 +18,7 @@ struct worker {
 
 /* ---- moving along ---- */
 
-static void line_fail(struct line *l, size_t job, const struct err *e)
+void run_fail(struct line *l, size_t job, const struct err *e)
 {
     pthread_mutex_lock(&l->lock);
     if (job < l->limit) {
@@ -84,7 +84,7 @@ static void *reader_main(void *arg)
         if (signal_cancelled())
             err_set(&e, ERR_CANCELLED, "interrupted");
         if (e.code != ERR_NONE || !read_job(l, job, &e))
-            line_fail(l, job, &e);
+            run_fail(l, job, &e);
         else
             line_advance(l, &l->read);
     }
@@ -193,7 +193,7 @@ static void *worker_main(void *arg)
         if (signal_cancelled()) /* what is read ahead can be seconds of work */
             err_set(&e, ERR_CANCELLED, "interrupted");
         if (e.code != ERR_NONE || !work_job(l, job, l->scratch[me->index], &e))
-            line_fail(l, job, &e);
+            run_fail(l, job, &e);
         else {
             pthread_mutex_lock(&l->lock);
             l->worked[job % l->slot_count] = job + 1;
@@ -229,19 +229,7 @@ static bool write_job(struct line *l, size_t number, struct err *e)
     return true;
 }
 
-/* After the job that gave a shard its last byte. */
-static bool finish_shards(struct line *l, const struct job *job, struct err *e)
-{
-    for (size_t o = 0; o < l->plan->output_count; o++) {
-        uint32_t shard = l->plan->outputs[o].rows[job->weight].parts[PART_CODES].shard;
-        struct shard_file *f = &l->files[o][shard];
-        if (shard_file_complete(f) && !run_finish_shard(l, o, shard, e))
-            return false;
-    }
-    return run_sync(l, e);
-}
-
-static bool hash_job(struct line *l, size_t number, struct err *e)
+static void hash_job(struct line *l, size_t number)
 {
     const struct plan *p = l->plan;
     const struct job *job = &p->jobs[number];
@@ -259,13 +247,13 @@ static bool hash_job(struct line *l, size_t number, struct err *e)
             shard_file_hash(f, t->offset + out[part].offset, slot->to[o].part[part], out[part].bytes);
             progress_add(l->progress, out[part].bytes);
             l->unsynced_bytes += out[part].bytes;
-            finished |= shard_file_complete(f);
+            finished |= shard_file_hashed(f);
         }
     }
     journal_job(l->journal, p, number, slot->errors);
-    if (finished && !finish_shards(l, job, e))
-        return false;
-    return l->unsynced_bytes < SYNC_BYTES || run_sync(l, e);
+    /* What is counted on to make room is waited for (space.h). */
+    if (finished || l->unsynced_bytes >= BATCH_BYTES)
+        run_hand_on(l, finished && l->source.remove);
 }
 
 static void *writer_main(void *arg)
@@ -283,7 +271,7 @@ static void *writer_main(void *arg)
         if (end)
             return NULL;
         if (!write_job(l, job, &e))
-            line_fail(l, job, &e);
+            run_fail(l, job, &e);
         else
             line_advance(l, &l->written);
     }
@@ -294,19 +282,19 @@ static void *hasher_main(void *arg)
     struct line *l = arg;
 
     for (;;) {
-        struct err e = {0};
         pthread_mutex_lock(&l->lock);
         while (l->hashed < l->limit && l->hashed >= l->written)
             pthread_cond_wait(&l->moved, &l->lock);
         size_t job = l->hashed;
         bool end = job >= l->limit;
+        l->all_handed = end;
+        if (end)
+            pthread_cond_broadcast(&l->moved);
         pthread_mutex_unlock(&l->lock);
         if (end)
             return NULL;
-        if (!hash_job(l, job, &e))
-            line_fail(l, job, &e);
-        else
-            line_advance(l, &l->hashed);
+        hash_job(l, job);
+        line_advance(l, &l->hashed);
     }
 }
 
@@ -325,7 +313,7 @@ static void *source_hasher_main(void *arg)
         if (end)
             return NULL;
         if (!run_source_hash(&l->source, job, &l->slots[job % l->slot_count].from, &e))
-            line_fail(l, job, &e);
+            run_fail(l, job, &e);
         else
             line_advance(l, &l->sourced);
     }
@@ -341,9 +329,9 @@ static void start_thread(pthread_t *thread, void *(*main)(void *), void *arg)
 
 void run_stages(struct line *l, unsigned threads)
 {
-    void *(*const stages[])(void *) = {reader_main, writer_main, hasher_main, source_hasher_main};
-    size_t stage_count = l->source.hash ? 4 : 3;
-    pthread_t stage_threads[4];
+    void *(*const stages[])(void *) = {reader_main, writer_main, hasher_main, run_syncer_main, source_hasher_main};
+    size_t stage_count = l->source.hash ? 5 : 4;
+    pthread_t stage_threads[5];
     pthread_t *worker_threads = mem_alloc(threads * sizeof *worker_threads);
     struct worker *workers = mem_alloc(threads * sizeof *workers);
 

@@ -35,25 +35,37 @@ void shard_file_hash(struct shard_file *s, uint64_t offset, const void *data, si
     stream_hash_put(&s->hash, offset, data, bytes);
 }
 
+bool shard_file_hashed(const struct shard_file *s)
+{
+    return s->hash.begun && s->hash.given == s->file.bytes;
+}
+
+void shard_file_hand(struct shard_file *s)
+{
+    if (s->hash.begun)
+        s->handed = s->hash.given;
+}
+
 bool shard_file_sync(struct shard_file *s, struct err *e)
 {
-    if (!s->hash.begun || s->synced == s->hash.given)
+    if (s->done || s->synced == s->handed)
         return true;
     if (!output_sync(&s->file, e))
         return false;
-    s->synced = s->hash.given;
+    s->synced = s->handed;
     return true;
 }
 
+/* `handed` first: of a file that has none, the rest may be being made. */
 bool shard_file_complete(const struct shard_file *s)
 {
-    return s->hash.begun && s->hash.given == s->file.bytes;
+    return s->handed > 0 && !s->done && s->handed == s->file.bytes;
 }
 
 bool shard_file_commit(struct shard_file *s, struct err *e)
 {
     begin(s);
-    assert(shard_file_complete(s));
+    assert(s->hash.given == s->file.bytes);
     if (!stream_hash_final(&s->hash, s->file.partial_path, s->sha256, e) || !output_commit(&s->file, e))
         return false;
     s->done = true;

@@ -5,7 +5,7 @@
  * One safetensors file. It is a file of routing statistics (formats/routing_stats.h: metadata, counts, weight_sums,
  * coactivation, sequences) and holds besides, for each layer L that was run, MTP's as well:
  *
- *     __metadata__.calibration  "1": the version of what stands here
+ *     __metadata__.calibration  "2": the version of what stands here
  *     __metadata__.losses       names of the schemes below, with ", " between them; only with losses
  *     sum2.L.INPUT    F64 [n, cols]     sum over tokens of x[j] x[j]
  *     hidden.L        F64 [1]           sum over tokens and channels of h h, the hidden state behind the layer
@@ -21,6 +21,7 @@
  *
  * Linears that read the same share an input, which calib_input_of names: q_a_proj is that of q_proj and kv_a_proj too,
  * gate of up, router of the shared expert's gate and up; of all tokens, it is the routed experts' as well.
+ * The MTP layer's mtp_proj (eh_proj) has an input and no losses.
  *
  * Merging adds sums, tokens and counts, takes the larger peak, and means losses, weighted by tokens. Integers and peaks
  * of two texts' statistics are then those of both texts together. Sums are as well, but for the order in which float64
@@ -121,6 +122,13 @@ struct calib_writer {
  * routing_stats_add to it. */
 bool calib_stats_file_bytes(const struct calib_stats *s, uint64_t *bytes, struct err *e) CHECKED;
 bool calib_writer_open(struct calib_writer *w, struct calib_stats *s, const char *path, struct err *e) CHECKED;
+/* The same, and what an earlier run left at path's partial file stays. w->out.keep is the caller's: whether it stays
+ * once more. */
+bool calib_writer_reopen(struct calib_writer *w, struct calib_stats *s, const char *path, struct err *e) CHECKED;
+/* Makes layers [first, end) durable in the partial file, whose sums were written; and takes layers [0, end) back from
+ * it into the arrays. */
+bool calib_writer_save(struct calib_writer *w, uint64_t first, uint64_t end, struct err *e) CHECKED;
+bool calib_writer_load(const struct calib_writer *w, struct calib_stats *s, uint64_t end, struct err *e) CHECKED;
 /* Of one of the input's n. Each is written once, those of no token too. Thread-safe. */
 bool calib_writer_sum2(struct calib_writer *w, const struct calib_input *in, size_t index, const double *sum2,
                        struct err *e) CHECKED;

@@ -5,11 +5,12 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "formats/base/map.h"
 
-#define VERSION    "1"
+#define VERSION    "2"
 #define NAME_BYTES 96u
 #define HASH_BLOCK (1u << 20)
 
@@ -136,17 +137,76 @@ bool calib_stats_file_bytes(const struct calib_stats *s, uint64_t *bytes, struct
     return ok;
 }
 
-bool calib_writer_open(struct calib_writer *w, struct calib_stats *s, const char *path, struct err *e)
+static bool writer_open(struct calib_writer *w, struct calib_stats *s, const char *path, bool resume, struct err *e)
 {
     struct buf head = {0};
     uint64_t file_bytes = 0;
-    bool ok = lay_out(w, s, &head, &file_bytes, e) && output_open(&w->out, path, file_bytes, false, e) &&
+    bool ok = lay_out(w, s, &head, &file_bytes, e) && output_open(&w->out, path, file_bytes, resume, e) &&
               output_write(&w->out, 0, head.data, head.bytes, e);
 
     for (size_t i = 0; i < s->input_count && ok; i++)
         s->inputs[i].offset = w->items[i].tensor.offset;
     buf_release(&head);
     return ok || err_in(e, "'%s'", path);
+}
+
+bool calib_writer_open(struct calib_writer *w, struct calib_stats *s, const char *path, struct err *e)
+{
+    return writer_open(w, s, path, false, e);
+}
+
+bool calib_writer_reopen(struct calib_writer *w, struct calib_stats *s, const char *path, struct err *e)
+{
+    return writer_open(w, s, path, true, e);
+}
+
+/* "counts.3", "seen.3.router": 3. What is no layer's has the largest. */
+static uint64_t layer_of(const struct tensor_item *t)
+{
+    const char *dot = strchr(t->tensor.name, '.');
+
+    return dot ? strtoull(dot + 1, NULL, 10) : UINT64_MAX;
+}
+
+bool calib_writer_save(struct calib_writer *w, uint64_t first, uint64_t end, struct err *e)
+{
+    bool ok = true;
+
+    for (size_t i = 0; i < w->count && ok; i++) {
+        const struct tensor_item *t = &w->items[i];
+        uint64_t layer = layer_of(t);
+        if (t->data && layer >= first && layer < end)
+            ok = output_write(&w->out, t->tensor.offset, t->data, (size_t)t->tensor.bytes, e);
+    }
+    return ok && output_sync(&w->out, e);
+}
+
+/* Each token fires as many. */
+static void count_tokens(const struct routing_stats *s, struct routing_layer *l)
+{
+    uint64_t fired = 0;
+
+    for (size_t i = 0; i < s->experts; i++)
+        fired += (uint64_t)l->counts[i];
+    l->tokens = fired / s->experts_per_token;
+}
+
+/* The items' data are the arrays of s, which are s's to change. */
+bool calib_writer_load(const struct calib_writer *w, struct calib_stats *s, uint64_t end, struct err *e)
+{
+    struct file f = {0};
+    bool ok = file_open(&f, w->out.partial_path, e);
+
+    for (size_t i = 0; i < w->count && ok; i++) {
+        const struct tensor_item *t = &w->items[i];
+        if (t->data && layer_of(t) < end)
+            ok = file_read(&f, t->tensor.offset, (void *)(uintptr_t)t->data, (size_t)t->tensor.bytes, e);
+    }
+    for (size_t i = 0; i < s->routing.count && ok; i++)
+        if (s->routing.items[i].layer < end)
+            count_tokens(&s->routing, &s->routing.items[i]);
+    file_close(&f);
+    return ok;
 }
 
 bool calib_writer_sum2(struct calib_writer *w, const struct calib_input *in, size_t index, const double *sum2,

@@ -3,6 +3,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "quant/fma_avx2.h"
 #include "quant/gemm_strips.h"
 #include "quant/unroll.h"
 
@@ -67,12 +68,6 @@ ALWAYS_INLINE void pack_tile(float *packed, size_t lane, const float *x, size_t 
 
 /* ---- sums ---- */
 
-/* c += a b, in place: gcc 12 makes of the intrinsic forms that overwrite a factor, and moves sums about (8% slower). */
-ALWAYS_INLINE void multiply_add(__m256 *c, __m256 a, __m256 b)
-{
-    __asm__("vfmadd231ps %2, %1, %0" : "+x"(*c) : "x"(a), "x"(b));
-}
-
 ALWAYS_INLINE void step(__m256 sum[TILE_TOKENS][2], const float *w, const float *x, const size_t tokens)
 {
     __m256 low = _mm256_load_ps(w), high = _mm256_load_ps(w + 8);
@@ -80,8 +75,8 @@ ALWAYS_INLINE void step(__m256 sum[TILE_TOKENS][2], const float *w, const float 
     UNROLL
     for (size_t t = 0; t < tokens; t++) {
         __m256 b = _mm256_broadcast_ss(x + t);
-        multiply_add(&sum[t][0], b, low);
-        multiply_add(&sum[t][1], b, high);
+        fma_add(&sum[t][0], b, low);
+        fma_add(&sum[t][1], b, high);
     }
 }
 

@@ -95,10 +95,18 @@ void matrix_coded_make(struct matrix_coded *m, const struct scheme *scheme, uint
     support_floats(x, rows * cols, &seed, -12, 0);
     encode(m, x, rows, cols);
     mem_free(x);
-
     m->decoded = mem_alloc(rows * cols * sizeof *m->decoded);
-    void *scratch = mem_aligned(decode_scratch_bytes(scheme, cols) + MEM_ALIGN);
-    EXPECT_OK(decode_rows(kernel_at(0), scheme, 0, rows, rows, cols, &m->coded.parts, m->decoded, scratch, &e), e);
+    matrix_coded_decode(m);
+}
+
+void matrix_coded_decode(struct matrix_coded *m)
+{
+    const struct coded *c = &m->coded;
+    void *scratch = mem_aligned(decode_scratch_bytes(&c->scheme, c->cols) + MEM_ALIGN);
+    struct err e = {0};
+
+    EXPECT_OK(decode_rows(kernel_at(0), &c->scheme, 0, c->rows, c->rows, c->cols, &c->parts, m->decoded, scratch, &e),
+              e);
     mem_free(scratch);
 }
 

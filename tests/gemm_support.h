@@ -15,6 +15,8 @@ struct matrix_coded {
 /* Normal-like weights of magnitude 2^-12..1, encoded by absmax. */
 void matrix_coded_make(struct matrix_coded *m, const struct scheme *scheme, uint64_t rows, uint64_t cols,
                        uint64_t seed);
+/* After a change of its parts. */
+void matrix_coded_decode(struct matrix_coded *m);
 void matrix_coded_release(struct matrix_coded *m);
 
 /* Sixteen lanes by fmaf, folded 8, 4, 2, 1. */

@@ -206,40 +206,6 @@ TEST(gemm, the_error_against_float64_is_a_few_millionths)
     }
 }
 
-/* Blocks of tokens are smaller where they split; scratch for more tokens is enough for fewer all the same. */
-TEST(gemm, scratch_for_more_tokens_is_enough_for_fewer)
-{
-    static const uint64_t cols[] = {1024, 7168, 18432};
-
-    for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++) {
-        struct coded w = {.scheme = gemm_cases[3].scheme, .rows = 128, .cols = cols[c]};
-        size_t before = 0;
-        for (size_t tokens = 1; tokens <= 2048; tokens++) {
-            size_t bytes = gemm_scratch_bytes(&w, tokens);
-            ct_case("%zu columns, %zu tokens", (size_t)cols[c], tokens);
-            ASSERT_TRUE(bytes >= before && bytes < 6u << 20);
-            before = bytes;
-        }
-    }
-}
-
-/* A worker has one scratch for a model's matrices, as large as the widest wants it. */
-TEST(gemm, scratch_for_the_widest_is_enough_for_narrower)
-{
-    static const size_t tokens[] = {1, 6, 7, 64, 132, 198, 256, 2048};
-
-    for (size_t t = 0; t < sizeof tokens / sizeof tokens[0]; t++) {
-        size_t before = 0;
-        for (uint64_t cols = 32; cols <= 20480; cols += 32) {
-            struct coded w = {.scheme = gemm_cases[3].scheme, .rows = 128, .cols = cols};
-            size_t bytes = gemm_scratch_bytes(&w, tokens[t]);
-            ct_case("%zu tokens, %zu columns", tokens[t], (size_t)cols);
-            ASSERT_TRUE(bytes >= before);
-            before = bytes;
-        }
-    }
-}
-
 /* ---- refusals ---- */
 
 struct planted {

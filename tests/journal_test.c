@@ -59,9 +59,11 @@ static void write_journal(struct fixture *f)
     EXPECT_FALSE(j.found);
     journal_job(&j, &f->planned.plan, 0, &some_error);
     EXPECT_EQ_U64(0, j.jobs_durable);
+    journal_hand_jobs(&j);
     journal_shard(&j, 0, 0, "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef");
     EXPECT_OK(journal_flush(&j, &e), e);
     journal_job(&j, &f->planned.plan, 1, &some_error);
+    journal_hand_jobs(&j);
     EXPECT_OK(journal_flush(&j, &e), e);
     EXPECT_EQ_U64(2, j.jobs_durable);
     journal_close(&j);
@@ -175,6 +177,7 @@ TEST(journal, a_half_line_is_cut_and_written_over)
         ASSERT_OK(open_journal(&f, &j, &results, &e), e);
         EXPECT_EQ_U64(2, j.jobs_done);
         journal_job(&j, &f.planned.plan, 2, &some_error);
+        journal_hand_jobs(&j);
         EXPECT_OK(journal_flush(&j, &e), e);
         journal_close(&j);
         ASSERT_OK(open_journal(&f, &j, &results, &e), e);
@@ -196,8 +199,9 @@ TEST(journal, a_record_that_failed_is_written_again_whole)
     ASSERT_TRUE(begin(&f, &bf16));
     ASSERT_OK(open_journal(&f, &j, &results, &e), e);
     journal_job(&j, &f.planned.plan, 0, &some_error);
+    journal_hand_jobs(&j);
     getrlimit(RLIMIT_FSIZE, &old);
-    small = (struct rlimit){.rlim_cur = j.bytes + 10, .rlim_max = old.rlim_max};
+    small = (struct rlimit){.rlim_cur = j.file.bytes + 10, .rlim_max = old.rlim_max};
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &small);
     bool flushed = journal_flush(&j, &e);
@@ -211,6 +215,31 @@ TEST(journal, a_record_that_failed_is_written_again_whole)
     EXPECT_EQ_U64(1, j.jobs_durable);
     journal_close(&j);
     EXPECT_OK(open_journal(&f, &j, &results, &e), e);
+    EXPECT_EQ_U64(1, j.jobs_done);
+    journal_close(&j);
+    end(&f);
+}
+
+/* Jobs that are hashed while a batch is being synced: what is flushed behind the sync must not speak of them. */
+TEST(journal, a_flush_leaves_out_jobs_that_were_not_handed_on)
+{
+    struct fixture f;
+    struct journal j = {0};
+    struct run_result *results = NULL;
+    struct err e = {0};
+
+    ASSERT_TRUE(begin(&f, &bf16));
+    ASSERT_OK(open_journal(&f, &j, &results, &e), e);
+    journal_job(&j, &f.planned.plan, 0, &some_error);
+    journal_hand_jobs(&j);
+    journal_job(&j, &f.planned.plan, 1, &some_error);
+    EXPECT_OK(journal_flush(&j, &e), e);
+    EXPECT_EQ_U64(2, j.jobs_done);
+    EXPECT_EQ_U64(1, j.jobs_durable);
+    EXPECT_OK(journal_flush(&j, &e), e);
+    EXPECT_EQ_U64(1, j.jobs_durable);
+    journal_close(&j);
+    ASSERT_OK(open_journal(&f, &j, &results, &e), e);
     EXPECT_EQ_U64(1, j.jobs_done);
     journal_close(&j);
     end(&f);

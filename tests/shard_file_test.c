@@ -50,9 +50,13 @@ TEST(shard_file, the_hash_is_the_files_whatever_the_order_of_its_pieces)
         ASSERT_OK(shard_file_open(&s, path_join(&a, dir, "s"), FILE_BYTES, &head, &none, false, &e), e);
         EXPECT_FALSE(shard_file_complete(&s));
         for (size_t k = 0; k < 10; k++) {
+            EXPECT_FALSE(shard_file_hashed(&s));
+            shard_file_hand(&s);
             EXPECT_FALSE(shard_file_complete(&s));
             give(&s, 100 + 9990 * (size_t)orders[i][k], 9990);
         }
+        EXPECT_TRUE(shard_file_hashed(&s) && !shard_file_complete(&s));
+        shard_file_hand(&s);
         EXPECT_TRUE(shard_file_complete(&s));
         EXPECT_OK(shard_file_sync(&s, &e), e);
         EXPECT_FALSE(path_exists(path_join(&a, dir, "s")));
@@ -81,10 +85,10 @@ TEST(shard_file, last_bytes_that_are_known_first_are_hashed_last)
     fill();
     ASSERT_OK(shard_file_open(&s, path_join(&a, dir, "s"), FILE_BYTES, &head, &tail, false, &e), e);
     for (size_t k = 0; k < 9; k++) {
-        EXPECT_FALSE(shard_file_complete(&s));
+        EXPECT_FALSE(shard_file_hashed(&s));
         give(&s, 100 + 9990 * k, 9990);
     }
-    EXPECT_TRUE(shard_file_complete(&s));
+    EXPECT_TRUE(shard_file_hashed(&s));
     ASSERT_OK(shard_file_commit(&s, &e), e);
     EXPECT_FALSE(s.hash.read_again);
     support_file_hash(dir, "s", want);

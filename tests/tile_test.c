@@ -17,11 +17,11 @@ struct tile {
 
 static struct tile tile_new(uint64_t *seed)
 {
-    struct tile t = {mem_aligned(TILE_ROWS * STRIDE * sizeof(float)), mem_aligned(STEPS * TILE_ROWS * sizeof(float)),
+    struct tile t = {mem_aligned(TILE_ROWS * STRIDE * sizeof(float)), mem_aligned(STEPS * TILE_COLS * sizeof(float)),
                      mem_aligned(STEPS * TILE_COLS * sizeof(float))};
 
     support_floats(t.c, TILE_ROWS * STRIDE, seed, -6, 6);
-    support_floats(t.a, STEPS * TILE_ROWS, seed, -6, 6);
+    support_floats(t.a, STEPS * TILE_COLS, seed, -6, 6);
     support_floats(t.b, STEPS * TILE_COLS, seed, -6, 6);
     return t;
 }
@@ -62,14 +62,15 @@ TEST(tile, a_step_is_one_fused_multiply_add)
     }
 }
 
+/* As the rows of a triangle lie, as tokens of a panel, and close together. */
 TEST(tile, every_variant_is_exact_for_rows_and_for_columns_of_a)
 {
+    static const size_t rows_apart[] = {STEPS, 1, 1}, steps_apart[] = {1, TILE_COLS, TILE_ROWS};
     uint64_t seed = 4;
 
     for (size_t round = 0; round < 40; round++) {
         struct tile want = tile_new(&seed), got = tile_new(&seed);
-        size_t steps = round % 2 ? round : STEPS, a_row = round % 4 < 2 ? 1 : STEPS,
-               a_step = a_row == 1 ? TILE_ROWS : 1;
+        size_t steps = round % 2 ? round : STEPS, a_row = rows_apart[round % 3], a_step = steps_apart[round % 3];
         float *c = mem_aligned(TILE_ROWS * STRIDE * sizeof *c);
 
         memcpy(c, want.c, TILE_ROWS * STRIDE * sizeof *c);
@@ -79,7 +80,7 @@ TEST(tile, every_variant_is_exact_for_rows_and_for_columns_of_a)
 
             if (!k)
                 continue;
-            ct_case("%s, %zu steps, rows %zu apart", k->name, steps, a_row);
+            ct_case("%s, %zu steps %zu apart, rows %zu apart", k->name, steps, a_step, a_row);
             memcpy(got.c, c, TILE_ROWS * STRIDE * sizeof *c);
             k->tile_fma(got.c, STRIDE, want.a, a_row, a_step, want.b, steps);
             EXPECT_MEM_EQ(want.c, got.c, TILE_ROWS * STRIDE * sizeof *c);

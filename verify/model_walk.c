@@ -43,17 +43,34 @@ static bool walk_mtp(const struct model_walk *w, struct forward *f, const struct
     return ok;
 }
 
+/* Returns false, with the error there was. */
+static bool stopped(const struct model_walk *w, uint64_t layer, const struct stream *in, const struct err *e)
+{
+    if (w->stopped && e->code == ERR_CANCELLED)
+        w->stopped(w->ctx, layer, in);
+    return false;
+}
+
+static bool enter(const struct model_walk *w, struct forward *f, struct stream *in, struct err *e)
+{
+    return w->first == 0 ? forward_embed(f, in, e) : w->enter(w->ctx, in, e);
+}
+
 bool model_walk(const struct model_walk *w, struct forward *f, struct err *e)
 {
     struct stream streams[2] = {0};
     uint64_t layers = w->source->arch.layers;
-    bool ok = forward_begin(f, w->batch, e) && forward_stream(f, &streams[0], e) && forward_stream(f, &streams[1], e) &&
-              forward_embed(f, &streams[0], e);
+    bool mtp = has_mtp(w->source), ok = true;
 
-    for (uint64_t layer = 0; layer < layers && ok; layer++)
-        ok = walk_layer(w, f, layer, &streams[layer % 2], &streams[(layer + 1) % 2], e);
-    if (ok && has_mtp(w->source))
-        ok = walk_mtp(w, f, &streams[layers % 2], e);
+    if (w->first >= layers + mtp)
+        return true;
+    ok = forward_begin(f, w->batch, e) && forward_stream(f, &streams[0], e) && forward_stream(f, &streams[1], e) &&
+         enter(w, f, &streams[w->first % 2], e);
+    for (uint64_t layer = w->first; layer < layers && ok; layer++)
+        ok = walk_layer(w, f, layer, &streams[layer % 2], &streams[(layer + 1) % 2], e) ||
+             stopped(w, layer, &streams[layer % 2], e);
+    if (ok && mtp)
+        ok = walk_mtp(w, f, &streams[layers % 2], e) || stopped(w, layers, &streams[layers % 2], e);
     stream_close(&streams[0]);
     stream_close(&streams[1]);
     return ok;

@@ -14,6 +14,12 @@ struct model_walk {
     bool (*begin)(void *ctx, uint64_t layer, size_t tokens, struct observer *o, struct err *e);
     /* Behind it. out: [tokens][hidden]; NULL without tokens. May be NULL. */
     bool (*end)(void *ctx, uint64_t layer, const struct stream *out, struct err *e);
+    /* Layers before `first` were walked by an earlier run: enter fills in what is behind them, [tokens][hidden]. Not
+     * called with first 0, or with first behind the last layer. */
+    uint64_t first;
+    bool (*enter)(void *ctx, struct stream *in, struct err *e);
+    /* A signal stopped the walk in a layer, or before it; in: what would have gone through it. May be NULL. */
+    void (*stopped)(void *ctx, uint64_t layer, const struct stream *in);
 };
 
 /* f: open, of the same source; forward_begin is done here. ERR_CANCELLED between layers after a signal. */

@@ -384,6 +384,46 @@ static void report_class(void)
     end_class("SIGUSR1");
 }
 
+static size_t count_partial(void)
+{
+    const char *stage = path_join(&world.arena, world.a, STAGE_FOLDER);
+    struct err e = {0};
+    char **names = NULL;
+    size_t count = 0, partial = 0;
+
+    if (path_is_dir(stage) && !dir_list(stage, &world.arena, &names, &count, &e))
+        count = 0;
+    for (size_t i = 0; i < count; i++)
+        partial += strstr(names[i], FILE_PARTIAL_SUFFIX) != NULL;
+    return partial;
+}
+
+/* While the first shard waits for the disk, the second is made, and the third begun; and none is called durable. */
+static void slow_class(void)
+{
+    const char *journal = path_join(&world.arena, world.a, STAGE_FOLDER "/.journal"), *wrong = NULL;
+    struct err e = {0};
+    char *text = NULL;
+    size_t bytes = 0;
+
+    scene_prepare(&world, &commands[BF16]);
+    set_gate();
+    pid_t pid = scene_start(&world, &commands[BF16], 2, "fsync:hold:path=-00001-of-", NULL, world.said);
+    for (int i = 0; i < 300 && count_partial() < 3; i++)
+        usleep(50000);
+    if (count_partial() < 3)
+        wrong = arena_printf(&world.arena, "%zu shards are begun while the first is synced, not 3", count_partial());
+    if (!file_slurp(journal, 1 << 20, &text, &bytes, &e) || strstr(text, "\njob ") || strstr(text, "\nshard "))
+        wrong = "the journal speaks of what is not durable";
+    mem_free(text);
+    unlink(world.gate);
+    int status = scene_wait(pid);
+    if (!wrong)
+        wrong = status != 0 ? describe(status) : difference(whole[BF16].look, scene_look(&world));
+    note(!wrong, BF16, "a slow sync", wrong);
+    end_class("slow disk");
+}
+
 static void two_runs_class(void)
 {
     static const struct command_line swapped = {
@@ -495,6 +535,7 @@ int main(int argc, char **argv)
     short_class();
     signal_class();
     report_class();
+    slow_class();
     two_runs_class();
     changed_class();
     world_close(&world);
