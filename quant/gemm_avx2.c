@@ -36,9 +36,13 @@ static void fold(float *y, size_t y_stride, const float *sums, size_t rows, size
 {
     for (size_t t = 0; t < tokens; t++)
         for (size_t r = 0; r < rows; r += TILE_ROWS) {
-            __m128i lanes = _mm256_castsi256_si128(first8(rows - r));
             float *to = y + t * y_stride + r;
             __m128 product = fold_four(sums + t * TOKEN_SUMS + r * GEMM_LANES);
+            if (rows - r >= TILE_ROWS) { /* as in gemm_strips_avx2.c: a masked store is slow */
+                _mm_storeu_ps(to, add ? _mm_add_ps(_mm_loadu_ps(to), product) : product);
+                continue;
+            }
+            __m128i lanes = _mm256_castsi256_si128(first8(rows - r));
             if (add)
                 product = _mm_add_ps(_mm_maskload_ps(to, lanes), product);
             _mm_maskstore_ps(to, lanes, product);

@@ -263,9 +263,13 @@ static void store_tile(float *y, size_t y_stride, const float *sums, size_t rows
 
     for (size_t t = 0; t < tokens; t++)
         for (size_t r = 0; r < rows; r += 8) {
-            __m256i lanes = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(rows - r)), order);
             float *to = y + t * y_stride + r;
             __m256 product = _mm256_load_ps(sums + t * GEMM_STRIP_ROWS + r);
+            if (rows - r >= 8) { /* AMD stores through a mask by microcode */
+                _mm256_storeu_ps(to, add ? _mm256_add_ps(_mm256_loadu_ps(to), product) : product);
+                continue;
+            }
+            __m256i lanes = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(rows - r)), order);
             if (add)
                 product = _mm256_add_ps(_mm256_maskload_ps(to, lanes), product);
             _mm256_maskstore_ps(to, lanes, product);

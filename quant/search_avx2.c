@@ -23,7 +23,7 @@
 #define v_min_unsigned(a, b) _mm256_castsi256_ps(_mm256_min_epu32(v_bits(a), v_bits(b)))
 #define v_abs(a)             _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a)
 #define v_round(a)           _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
-#define v_square_add(z, sum) _mm256_add_ps(sum, _mm256_mul_ps(z, z))
+#define v_square_add(z, sum) _mm256_fmadd_ps(z, z, sum)
 #define m_less(a, b)         _mm256_cmp_ps(a, b, _CMP_LT_OQ)
 #define m_differ(a, b)       _mm256_cmp_ps(a, b, _CMP_NEQ_UQ)
 #define m_not_above(a, b)    _mm256_cmp_ps(a, b, _CMP_LE_OQ)
