@@ -54,7 +54,7 @@ OBJ := $(BUILD)/obj/$(KIND)
 
 PACKAGES := zlib libcjson openssl oniguruma
 DEBIAN_PACKAGES := gcc g++ make pkg-config zlib1g-dev libcjson-dev libssl-dev libonig-dev libgtest-dev mandoc
-HTML_PACKAGES := chromium nodejs
+HTML_PACKAGES := chromium nodejs poppler-utils
 FUZZ_PACKAGES := clang libclang-rt-14-dev
 
 # Evaluated when first used, so that `make deps` may run before pkg-config exists.

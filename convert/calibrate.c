@@ -51,7 +51,7 @@ static bool on_input(void *ctx, const struct linear_input *in, struct err *e)
     if (!s->sum2)
         channels_init(s, c->kernel, in->cols, mem_alloc(in->cols * sizeof *s->sum2));
     channels_add(s, in->x, in->x_stride, in->tokens, c->threads);
-    if (!c->options->losses)
+    if (!c->options->losses || in->role == ROLE_MTP_PROJ)
         return true;
     for (enum role r = 0; r < ROLE_COUNT && !of_attention(role); r++) /* attention is over */
         if (of_attention(r))
@@ -199,6 +199,8 @@ static uint64_t flows_bytes(const struct source *source, const struct calib_stat
         uint64_t bytes[2] = {0, 0};
         for (size_t i = 0; i < s->input_count; i++) {
             const struct calib_input *in = &s->inputs[i];
+            if (in->role == ROLE_MTP_PROJ) /* has no losses */
+                continue;
             if (in->layer == s->layers[k].layer && in->n == 1)
                 bytes[of_attention(in->role)] += flow_bytes(in->cols, true);
             scratch = larger(scratch, flow_scratch_bytes(in->cols));

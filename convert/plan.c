@@ -137,6 +137,12 @@ static bool is_seen(const struct arch *arch, const struct tensor_id *id)
            id->role <= ROLE_EXPERT_DOWN;
 }
 
+/* Statistics have eh_proj too. */
+static bool is_collected(const struct arch *arch, const struct tensor_id *id)
+{
+    return is_seen(arch, id) || (id->role == ROLE_MTP_PROJ && id->layer == (int64_t)arch->layers);
+}
+
 /* An indexer, or a second MTP layer, is rounded without calibration; a static scale cannot be had without. */
 static void calibrate_row(struct plan *p, struct plan_row *row)
 {
@@ -155,7 +161,7 @@ static bool feed_row(struct plan *p, struct plan_row *row, struct err *e)
 {
     const struct scheme *to = &row->scheme;
 
-    if (p->statistics && measured_wants(to) && is_seen(&p->source->arch, &row->weight->id))
+    if (p->statistics && measured_wants(to) && is_collected(&p->source->arch, &row->weight->id))
         return measured_row(&p->arena, p->statistics, row, e);
     if (scheme_is_calibrated(to))
         calibrate_row(p, row);

@@ -74,16 +74,22 @@ struct layer_shape {
     size_t cols[ROLE_COUNT]; /* by input; 0: none */
 };
 
+/* Recipes keep eh_proj unless they name it, so that its loss is no choice; what enters it is collected all the same. */
+static bool is_collected(const struct weight *w)
+{
+    return w->id.part != NAME_INPUT_SCALE && w->id.role != ROLE_INDEXER_PROJ &&
+           (role_get(w->id.role)->quantizable || w->id.role == ROLE_MTP_PROJ);
+}
+
 static struct layer_shape shape_of(const struct source *source, uint64_t layer)
 {
     struct layer_shape shape = {0};
 
     for (size_t i = 0; i < source->weights.count; i++) {
         const struct weight *w = &source->weights.items[i];
-        if (w->id.layer != (int64_t)layer || w->id.part == NAME_INPUT_SCALE || w->id.role == ROLE_INDEXER_PROJ ||
-            !role_get(w->id.role)->quantizable)
+        if (w->id.layer != (int64_t)layer || !is_collected(w))
             continue;
-        shape.matrix[w->id.role] = true;
+        shape.matrix[w->id.role] = w->id.role != ROLE_MTP_PROJ;
         shape.cols[calib_input_of(w->id.role)] = w->cols;
     }
     if (shape.matrix[ROLE_EXPERT_GATE])

@@ -5,7 +5,7 @@
  * One safetensors file. It is a file of routing statistics (formats/routing_stats.h: metadata, counts, weight_sums,
  * coactivation, sequences) and holds besides, for each layer L that was run, MTP's as well:
  *
- *     __metadata__.calibration  "1": the version of what stands here
+ *     __metadata__.calibration  "2": the version of what stands here
  *     __metadata__.losses       names of the schemes below, with ", " between them; only with losses
  *     sum2.L.INPUT    F64 [n, cols]     sum over tokens of x[j] x[j]
  *     hidden.L        F64 [1]           sum over tokens and channels of h h, the hidden state behind the layer
@@ -21,6 +21,7 @@
  *
  * Linears that read the same share an input, which calib_input_of names: q_a_proj is that of q_proj and kv_a_proj too,
  * gate of up, router of the shared expert's gate and up; of all tokens, it is the routed experts' as well.
+ * The MTP layer's mtp_proj (eh_proj) has an input and no losses.
  *
  * Merging adds sums, tokens and counts, takes the larger peak, and means losses, weighted by tokens. Integers and peaks
  * of two texts' statistics are then those of both texts together. Sums are as well, but for the order in which float64

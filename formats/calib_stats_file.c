@@ -10,7 +10,7 @@
 
 #include "formats/base/map.h"
 
-#define VERSION    "1"
+#define VERSION    "2"
 #define NAME_BYTES 96u
 #define HASH_BLOCK (1u << 20)
 

@@ -1,6 +1,7 @@
 #include "formats/tokenizer.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <string.h>
 
 #include "formats/base/file.h"
@@ -39,10 +40,12 @@ uint32_t tokenizer_find(const struct tokenizer *t, const char *text)
 
 /* ---- opening ---- */
 
-/* A file of the folder that may be absent: then *data stays NULL. */
+/* A file of the folder that may be absent: then *data stays NULL. One that cannot be looked for is not absent. */
 static bool slurp_optional(const char *path, uint64_t limit_bytes, char **data, size_t *bytes, struct err *e)
 {
-    return !path_exists(path) || file_slurp(path, limit_bytes, data, bytes, e);
+    if (!path_exists(path) && (errno == ENOENT || errno == ENOTDIR))
+        return true;
+    return file_slurp(path, limit_bytes, data, bytes, e);
 }
 
 static bool open_in(struct tokenizer *t, struct arena *paths, const char *dir, struct err *e)

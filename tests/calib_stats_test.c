@@ -410,7 +410,7 @@ TEST(calib_stats, files_that_are_not_whole_are_refused)
         enum err_code code;
     } cases[] = {
         {"\"calibration\"", "\"calibrasion\"", "routing statistics alone", ERR_FORMAT},
-        {"\"calibration\":\"1\"", "\"calibration\":\"2\"", "version '2'", ERR_UNSUPPORTED},
+        {"\"calibration\":\"2\"", "\"calibration\":\"1\"", "version '1'", ERR_UNSUPPORTED},
         {"fp8 128x128 absmax", "fp8 128x128 search", "losses of 'int4 g128 ldlq", ERR_UNSUPPORTED},
         {"\"seen.1.o_proj\"", "\"sEen.1.o_proj\"", "tensor 'seen.1.o_proj' is missing", ERR_FORMAT},
         {"\"peak.1.o_proj\"", "\"pEak.1.o_proj\"", "tensor 'peak.1.o_proj' is missing", ERR_FORMAT},

@@ -214,6 +214,9 @@ static void expect_layer(struct made *m, const struct calib_stats *s, const stru
         expect_input(s, w, ROLE_Q_B_PROJ, ROLE_Q_B_PROJ);
     expect_input(s, w, ROLE_KV_B_PROJ, ROLE_KV_B_PROJ);
     expect_input(s, w, ROLE_O_PROJ, ROLE_O_PROJ);
+    EXPECT_TRUE(mtp == (calib_input_find(s, layer, ROLE_MTP_PROJ) != NULL));
+    if (mtp)
+        expect_input(s, w, ROLE_MTP_PROJ, ROLE_MTP_PROJ);
     if (layer < m->arch.first_dense_layers) {
         expect_input(s, w, ROLE_DENSE_GATE, ROLE_DENSE_GATE);
         expect_input(s, w, ROLE_DENSE_DOWN, ROLE_DENSE_DOWN);

@@ -254,6 +254,49 @@ TEST(output, where_nothing_can_be_made_the_error_says_so)
     arena_release(&n.a);
 }
 
+/* Root's rename would put a file in the place of /dev/null. A fifo stands for it, and a link as /dev/stdout is one. */
+TEST(output, a_folder_a_device_or_a_pipe_of_the_name_is_refused_before_the_work_and_spared)
+{
+    struct output_names n = output_names();
+    const char *fifo = path_join(&n.a, path_parent(&n.a, n.final), "fifo");
+    const char *link_to_fd = path_join(&n.a, path_parent(&n.a, n.final), "stdout");
+    const struct {
+        const char *path, *message;
+    } refused[] = {
+        {path_parent(&n.a, n.final), "is a folder, not a regular file"},
+        {fifo, "is a device or pipe, not a regular file"},
+        {"/dev/null", "is a device or pipe, not a regular file"},
+        {link_to_fd, "is a device or pipe, not a regular file"},
+    };
+
+    write_text(n.final, "a file");
+    int fd = open(n.final, O_RDONLY | O_CLOEXEC);
+    ASSERT_TRUE(fd >= 0);
+    EXPECT_EQ_I64(0, mkfifo(fifo, 0600));
+    EXPECT_EQ_I64(0, symlink(arena_printf(&n.a, "/proc/self/fd/%d", fd), link_to_fd));
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
+        struct output o = {0};
+        struct err e = {0};
+        ct_case("%s", refused[i].path);
+        EXPECT_FALSE(output_check(refused[i].path, &e));
+        EXPECT_ERR(e, ERR_USAGE, refused[i].message);
+        e = (struct err){0};
+        EXPECT_FALSE(output_open(&o, refused[i].path, 1, false, &e));
+        EXPECT_ERR(e, ERR_USAGE, refused[i].message);
+        output_release(&o);
+        EXPECT_FALSE(path_exists(arena_printf(&n.a, "%s" FILE_PARTIAL_SUFFIX, refused[i].path)));
+    }
+    close(fd);
+
+    struct err e = {0};
+    ct_case("what may be made");
+    EXPECT_OK(output_check(n.final, &e), e);
+    EXPECT_OK(output_check(arena_printf(&n.a, "%s.new", n.final), &e), e);
+    EXPECT_FALSE(output_check(path_join(&n.a, n.final, "below"), &e));
+    EXPECT_ERR(e, ERR_IO, "cannot create '");
+    arena_release(&n.a);
+}
+
 TEST(output, a_link_or_a_fifo_in_the_place_of_the_partial_file_is_not_written_to)
 {
     struct output_names n = output_names();
@@ -279,8 +322,8 @@ TEST(output, a_rename_that_fails_leaves_no_partial_file)
     struct output o = {0};
     struct err e = {0};
 
-    ASSERT_OK(dir_make(path_join(&n.a, n.final, "sub"), &e), e);
     ASSERT_OK(output_open(&o, n.final, 1, false, &e), e);
+    ASSERT_OK(dir_make(path_join(&n.a, n.final, "sub"), &e), e); /* meanwhile */
     EXPECT_FALSE(output_commit(&o, &e));
     EXPECT_ERR(e, ERR_IO, "cannot rename '");
     EXPECT_FALSE(path_exists(n.partial));

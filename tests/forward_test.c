@@ -454,6 +454,20 @@ TEST(forward, sparse_attention_is_refused_past_the_tokens_it_keeps)
     b.tokens = s.tokens = 9;
     EXPECT_FALSE(forward_begin(f, &b, &e));
     EXPECT_ERR(e, ERR_UNSUPPORTED, "a context of 9 tokens needs the model's sparse attention: 8 is the longest");
+
+    /* It is tokens that it chooses among, wherever they stand. */
+    float *logits = mem_alloc(m.arch.vocab_size * sizeof *logits);
+    struct cache cache;
+    e = (struct err){0};
+    b.tokens = s.tokens = 8;
+    s.start_pos = 50;
+    EXPECT_OK(forward_begin(f, &b, &e), e);
+    cache_open(&cache, f, 50, 9);
+    EXPECT_OK(forward_prefill(f, &cache, ids, 7, logits, &e) && forward_step(f, &cache, 0, logits, &e), e);
+    EXPECT_FALSE(forward_step(f, &cache, 0, logits, &e));
+    EXPECT_ERR(e, ERR_UNSUPPORTED, "a context of 9 tokens needs the model's sparse attention: 8 is the longest");
+    cache_release(&cache);
+    mem_free(logits);
     forward_close(f);
     buf_release(&config);
     made_release(&m);

@@ -325,14 +325,15 @@ TEST(measured, rows_that_they_have_no_say_in_stay_as_they_are)
     struct err e = {0};
 
     ASSERT_OK(fed_open(&f, make_statistics(&a, 6), "out",
-                       "[{\"match\": \"o_proj\", \"scheme\": \"int4\", \"group\": 32, "
+                       "[{\"match\": [\"o_proj\", \"mtp_proj\"], \"scheme\": \"int4\", \"group\": 32, "
                        "\"method\": \"search\"}, {\"match\": \"*\", \"scheme\": \"bf16\"}]",
                        &e),
               e);
     for (size_t i = 0; i < f.planned.plan.weight_count; i++) {
         const struct plan_row *row = &f.planned.plan.outputs[0].rows[i];
         ct_case("%s", row->weight->name);
-        EXPECT_TRUE((row->measured != NULL) == (row->weight->id.role == ROLE_O_PROJ));
+        EXPECT_TRUE((row->measured != NULL) ==
+                    (row->weight->id.role == ROLE_O_PROJ || row->weight->id.role == ROLE_MTP_PROJ));
         EXPECT_TRUE(!row->calibrated);
     }
     fed_close(&f);

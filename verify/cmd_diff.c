@@ -129,6 +129,7 @@ static bool no_output_options(struct err *e)
         {"ids", opts.texts.ids},
         {"tokens", opts.texts.tokens},
         {"context", opts.texts.context},
+        {"seed", opts.texts.seed},
     };
 
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
@@ -150,6 +151,8 @@ static int run_weights(const char *const *operands, struct err *e)
     struct weights_show show = {.ref = operands[0], .cand = operands[1], .all = opts.all};
     int status = 0;
 
+    if (opts.json && *opts.json && !output_check(opts.json, e))
+        return 0;
     if (!source_open(&ref, operands[0], true, e) || !source_open(&cand, operands[1], true, e))
         goto done;
     if (!weights_diff_run(&diff, &ref, &cand, &job, e))
@@ -201,6 +204,29 @@ static bool take_operands(struct diff_paths *p, const char *const *operands, siz
     return true;
 }
 
+/* Where reports go, before the work that they are about: writable, and none in another's place. */
+static bool check_outputs(struct err *e)
+{
+    const struct {
+        const char *name, *path;
+    } outputs[] = {{"save-golden", opts.save_golden}, {"json", opts.json}, {"junit", opts.junit},
+                   {"markdown", opts.markdown},       {"html", opts.html}, {"trace", opts.trace}};
+    size_t count = sizeof outputs / sizeof outputs[0];
+
+    for (size_t i = 0; i < count; i++) {
+        const char *path = outputs[i].path;
+        if (!path || !*path)
+            continue;
+        for (size_t k = 0; k < i; k++)
+            if (outputs[k].path && strcmp(outputs[k].path, path) == 0)
+                return err_set(e, ERR_USAGE, "--%s and --%s are the same file, '%s'", outputs[k].name, outputs[i].name,
+                               path);
+        if (!output_check(path, e))
+            return err_in(e, "--%s", outputs[i].name);
+    }
+    return true;
+}
+
 static int run_outputs(const char *const *operands, size_t operand_count, struct err *e)
 {
     struct diff_options o = {
@@ -219,8 +245,8 @@ static int run_outputs(const char *const *operands, size_t operand_count, struct
         err_set(e, ERR_USAGE, "'--all' is about weights: give --weights");
         return 0;
     }
-    if (!take_operands(&o.paths, operands, operand_count, e) || !forward_choose(&o.forward, &opts.forward, e) ||
-        !diff_thresholds_parse(o.thresholds, opts.thresholds, e))
+    if (!take_operands(&o.paths, operands, operand_count, e) || !check_outputs(e) ||
+        !forward_choose(&o.forward, &opts.forward, e) || !diff_thresholds_parse(o.thresholds, opts.thresholds, e))
         return 0;
     return diff_run(&o, e);
 }

@@ -54,8 +54,11 @@ static const struct opt_command spec = {
 
 static bool check_output(const char *path, struct err *e)
 {
-    return !path || opts.force || !path_exists(path) ||
-           err_set(e, ERR_USAGE, "'%s' is there already; --force replaces it", path);
+    if (!path)
+        return true;
+    if (!opts.force && path_exists(path))
+        return err_set(e, ERR_USAGE, "'%s' is there already; --force replaces it", path);
+    return output_check(path, e);
 }
 
 static bool check_options(struct err *e)

@@ -70,7 +70,9 @@ static const struct opt_command spec = {
 static bool check_options(struct err *e)
 {
     if (!(opts.sample > 0 && opts.sample <= 100))
-        return err_set(e, ERR_USAGE, "--sample %g is not a percentage above 0", opts.sample);
+        return err_set(e, ERR_USAGE, "--sample %g is not above 0 and at most 100", opts.sample);
+    if (!opts.source && (opts.sample != 1 || opts.seed != 0))
+        return err_set(e, ERR_USAGE, "--sample and --seed are about --source: give it too");
     if (opts.lint && (opts.deep || opts.source))
         return err_set(e, ERR_USAGE, "--lint looks at no values: not together with --deep or --source");
     return true;

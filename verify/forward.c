@@ -237,6 +237,16 @@ unsigned forward_threads(const struct forward *f)
 
 /* ---- the batch ---- */
 
+bool forward_check_dense(const struct forward *f, size_t tokens, struct err *e)
+{
+    if (tokens <= f->dense_tokens)
+        return true;
+    return err_set(e, ERR_UNSUPPORTED,
+                   "a context of %zu tokens needs the model's sparse attention: %" PRIu64
+                   " is the longest that is the same without",
+                   tokens, f->dense_tokens);
+}
+
 static bool check_batch(const struct forward *f, const struct batch *b, struct err *e)
 {
     const struct arch *a = f->arch;
@@ -252,11 +262,8 @@ static bool check_batch(const struct forward *f, const struct batch *b, struct e
                            "a context of %zu tokens from position %" PRIu64 " goes past the model's %" PRIu64
                            " positions",
                            s->tokens, s->start_pos, limit);
-        if (s->start_pos + s->tokens > f->dense_tokens)
-            return err_set(e, ERR_UNSUPPORTED,
-                           "a context of %" PRIu64 " tokens needs the model's sparse attention: %" PRIu64
-                           " is the longest that is the same without",
-                           s->start_pos + s->tokens, f->dense_tokens);
+        if (!forward_check_dense(f, s->tokens, e))
+            return false;
     }
     return true;
 }

@@ -16,8 +16,8 @@
  *   MoE        y = sum over the chosen experts, ids ascending, of fma(weight, expert(x), y) from 0; then
  *              x + (y + shared(x))
  *
- * With V3.2's sparse attention, contexts up to index_topk tokens are the same as dense attention, and longer ones are
- * refused. */
+ * With V3.2's sparse attention, contexts up to index_topk tokens are the same as dense attention, wherever they
+ * start, and longer ones are refused. */
 #ifndef VERIFY_FORWARD_H
 #define VERIFY_FORWARD_H
 
@@ -67,7 +67,7 @@ struct routing {
 
 /* What enters a linear: x[t * x_stride + c], c < cols. Linears that share an input are named by one role: q_a_proj (or
  * q_proj) for kv_a_proj too, gate for up, router for the shared and the routed experts too (as shared_gate it comes
- * again when `linear` wants it). */
+ * again when `linear` wants it). An MTP layer's mtp_proj (eh_proj) comes before all others, and has no `linear`. */
 struct linear_input {
     uint64_t layer;
     enum role role;

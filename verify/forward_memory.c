@@ -12,7 +12,8 @@
 #define WAVE_ROWS_MAX (1u << 16)
 /* A smaller expert is read sooner than it is handed over from one thread to another. */
 #define AHEAD_BYTES_MIN ((size_t)256 << 10)
-/* Experts that are read ahead, when every worker has one more than it works on: beyond, for the time of attention. */
+/* Beyond one for each worker: what the disk can do during attention. Experts that come from the page cache wait there.
+ */
 #define PLACES_MAX 32u
 
 /* ---- memory ---- */
@@ -111,11 +112,29 @@ static bool open_streams(struct forward *f, size_t tokens, struct err *e)
            stream_open(&f->heads, &f->store, tokens, f->arch->heads * f->arch->v_dim, e);
 }
 
+/* Hidden states that callers of forward_stream hold at once, at most: diff with its floor. */
+#define CALLER_STREAMS 8u
+
+/* All streams that there will be; one more would go to a file. */
+static uint64_t streams_bytes(const struct forward *f, const struct batch *b)
+{
+    const struct arch *a = f->arch;
+    uint64_t width = (1 + CALLER_STREAMS) * a->hidden_size + query_width(f) + latent_width(f) + a->heads * a->v_dim;
+
+    return b->tokens * width * sizeof(float);
+}
+
 /* Few tokens reach few experts, and the next token may want the same ones from the page cache. */
 static bool reads_ahead(const struct forward *f, const struct batch *b)
 {
     return !f->options.by_slices && f->room_bytes >= AHEAD_BYTES_MIN &&
            b->tokens * f->arch->experts_per_token >= f->arch->experts;
+}
+
+/* What fits the budget is kept in the page cache for the next run; what does not would only push itself out. */
+static bool reads_direct(const struct forward *f)
+{
+    return f->source->checkpoint.tensor_bytes > memory_limit(f);
 }
 
 static bool places_fit(struct forward *f, const struct batch *b, size_t places, uint64_t room)
@@ -133,7 +152,7 @@ static bool places_fit(struct forward *f, const struct batch *b, size_t places, 
 static void choose_sizes(struct forward *f, const struct batch *b, uint64_t room, bool ahead)
 {
     size_t chunk = CHUNK_TOKENS_MIN, choices = b->tokens * f->arch->experts_per_token, threads = f->crew.threads;
-    size_t most = threads * 2 > PLACES_MAX ? threads * 2 : PLACES_MAX;
+    size_t most = threads * 2 > PLACES_MAX || !reads_direct(f) ? threads * 2 : PLACES_MAX;
 
     f->places = 0;
     while (chunk < CHUNK_TOKENS_MAX && chunk < b->tokens && measure(f, b, chunk * 2, CREW_TOKENS) <= room)
@@ -152,12 +171,11 @@ static void choose_sizes(struct forward *f, const struct batch *b, uint64_t room
 static bool fit_reader(struct forward *f)
 {
     size_t places = f->reader ? f->reader_places : 0;
-    bool direct = f->source->checkpoint.tensor_bytes > memory_limit(f);
 
     if (places == f->places)
         return true;
     expert_reader_free(f->reader);
-    f->reader = f->places > 0 ? expert_reader_new(f->source, f->places, f->room_bytes, direct) : NULL;
+    f->reader = f->places > 0 ? expert_reader_new(f->source, f->places, f->room_bytes, reads_direct(f)) : NULL;
     f->reader_places = f->places;
     return f->places == 0 || f->reader;
 }
@@ -187,7 +205,8 @@ bool forward_plan_memory(struct forward *f, const struct batch *b, struct err *e
                        limit, need);
     uint64_t spare = limit > need ? limit - need : 0;
     close_streams(f);
-    f->store.budget_bytes = spare / 4 * 3;
+    uint64_t streams = streams_bytes(f, b);
+    f->store.budget_bytes = spare / 4 * 3 < streams ? spare / 4 * 3 : streams;
     if (!open_streams(f, b->tokens, e))
         return false;
     choose_memory(f, b, need - fixed_bytes(f, b) + (spare - f->store.budget_bytes));

@@ -66,6 +66,8 @@ struct layer_run {
 };
 
 /* Opens the streams, chooses sizes, and takes the memory for them. Refused: a budget below the least. */
+/* ERR_UNSUPPORTED when so many tokens that see each other, a cache's among them, need sparse attention. */
+bool forward_check_dense(const struct forward *f, size_t tokens, struct err *e) CHECKED;
 bool forward_plan_memory(struct forward *f, const struct batch *b, struct err *e) CHECKED;
 
 /* ---- pieces of a workspace ---- */

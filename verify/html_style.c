@@ -105,4 +105,5 @@ const char html_style[] =
     "tr.out td{color:var(--bad);font-weight:650}\n"
     "footer{margin-top:3rem;padding-top:1rem;border-top:1px solid var(--rule);color:var(--soft);font-size:.85rem}\n"
     "@media print{body{font-size:10.5pt}main{max-width:none;padding:0 .6rem}h2{break-after:avoid}"
-    ".charts{grid-template-columns:1fr 1fr}}\n";
+    ".charts{grid-template-columns:1fr 1fr}.scroll{overflow:visible}table{font-size:7.5pt}"
+    "th,td{padding:.15rem .3rem;white-space:normal}tr{break-inside:avoid}}\n";

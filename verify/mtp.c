@@ -41,6 +41,7 @@ void mtp_batch_release(struct mtp_batch *m)
 
 struct join {
     const struct forward *f;
+    const struct observer *observer; /* NULL: none */
     struct vector_place norm, embed_norm, hidden_norm;
     struct matrix_place proj;
     float *hidden, *embedded, *joined, *out; /* [chunk] rows; joined is twice as wide */
@@ -91,6 +92,14 @@ static bool join_rows(void *ctx, size_t first, size_t count, unsigned worker, st
     return true;
 }
 
+static bool show_joined(const struct join *j, size_t first, size_t count, struct err *e)
+{
+    size_t cols = 2 * j->f->arch->hidden_size;
+    struct linear_input in = {j->f->arch->layers, ROLE_MTP_PROJ, first, count, j->joined, cols, cols};
+
+    return !j->observer || !j->observer->input || j->observer->input(j->observer->ctx, &in, e);
+}
+
 /* Tokens [first, first + count) of the MTP batch, whose hidden states stand at `from`. */
 static bool join_chunk(struct join *j, const struct stream *last, size_t from, size_t first, size_t count,
                        struct stream *out, struct err *e)
@@ -101,18 +110,19 @@ static bool join_chunk(struct join *j, const struct stream *last, size_t from, s
 
     return stream_read(last, from, count, j->hidden, &j->x, e) &&
            embed_rows(f, f->mtp.embed, f->batch.ids + first, count, j->embedded, e) &&
-           crew_rows(&f->crew, count, join_rows, j, e) &&
+           crew_rows(&f->crew, count, join_rows, j, e) && show_joined(j, first, count, e) &&
            crew_linear(&f->crew, &j->proj.matrix, j->joined, 2 * d, count, to, d, e) &&
            stream_write(out, first, count, to, e);
 }
 
 static bool join_all(struct forward *f, const struct mtp_batch *m, const struct stream *last, struct stream *out,
-                     struct err *e)
+                     const struct observer *o, struct err *e)
 {
     struct scratch s = {.base = f->memory};
     struct join j = {0};
 
     join_place(&j, f, out, f->chunk, &s);
+    j.observer = o;
     if (!load_vector(f, &j.norm, e) || !load_vector(f, &j.embed_norm, e) || !load_vector(f, &j.hidden_norm, e) ||
         !load_matrix(f, &j.proj, e))
         return false;
@@ -152,7 +162,7 @@ bool forward_mtp(struct forward *f, const struct mtp_batch *m, const struct stre
     }
     if (!forward_begin(f, &m->batch, e) || !forward_stream(f, out, e) || !forward_stream(f, &joined, e))
         goto done;
-    ok = join_all(f, m, last, &joined, e) && forward_layer(f, f->arch->layers, &joined, out, o, e);
+    ok = join_all(f, m, last, &joined, o, e) && forward_layer(f, f->arch->layers, &joined, out, o, e);
 done:
     stream_close(&joined);
     if (!ok)

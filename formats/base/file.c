@@ -206,9 +206,41 @@ static bool partial_open(struct output *o, bool resume, struct err *e)
     return reserve(o, fd, resume ? there : 0, e);
 }
 
+/* /dev/stdout is a link that leads to a regular file when the shell has made it one, and is no less a device. */
+static bool leads_into_proc(const char *path)
+{
+    static const char proc[] = "/proc/";
+    char target[sizeof proc - 1];
+
+    return readlink(path, target, sizeof target) == (ssize_t)sizeof target && memcmp(target, proc, sizeof target) == 0;
+}
+
+/* A rename would put the file in the place of what is there, and for root in that of /dev/null. */
+static bool replaceable(const char *path, struct err *e)
+{
+    struct stat st;
+
+    if (stat(path, &st) != 0 || (S_ISREG(st.st_mode) && !leads_into_proc(path)))
+        return true;
+    return err_set(e, ERR_USAGE, "'%s' is %s, not a regular file", path,
+                   S_ISDIR(st.st_mode) ? "a folder" : "a device or pipe");
+}
+
+bool output_check(const char *path, struct err *e)
+{
+    struct arena a = {0};
+    const char *folder = path_join(&a, path_parent(&a, path), "."); /* or a file would lack the x bit only */
+    bool ok = replaceable(path, e) && (access(folder, W_OK | X_OK) == 0 || err_sys(e, "cannot create '%s'", path));
+
+    arena_release(&a);
+    return ok;
+}
+
 bool output_open(struct output *o, const char *path, uint64_t bytes, bool resume, struct err *e)
 {
     *o = (struct output){.bytes = bytes, .keep = resume};
+    if (!replaceable(path, e))
+        return false;
     if (bytes > INT64_MAX)
         return err_set(e, ERR_LIMIT, "'%s': no file system has files of %" PRIu64 " bytes", path, bytes);
     o->path = join2(path, "");

@@ -39,6 +39,10 @@ struct output {
 /* Creates PATH.partial (truncating an old one unless `resume`) and reserves `bytes`, so that "no space"
  * is known in the first second (where the file system can). A locked partial file is another run's: an error. */
 bool output_open(struct output *o, const char *path, uint64_t bytes, bool resume, struct err *e) CHECKED;
+/* Whether output_open could begin there, asked before the work that makes the file: the folder is there and may be
+ * written to, and PATH is a regular file, a link to one, or nothing yet. A folder, a device or a pipe of that name is
+ * never replaced. */
+bool output_check(const char *path, struct err *e) CHECKED;
 /* The range lies within the planned size: that is the caller's to get right, and asserted. */
 bool output_write(struct output *o, uint64_t offset, const void *data, size_t bytes, struct err *e) CHECKED;
 bool output_sync(struct output *o, struct err *e) CHECKED;   /* fdatasync */
@@ -50,7 +54,7 @@ bool file_write_whole(const char *path, const void *data, size_t bytes, struct e
 /* Copies a file of any size to a final name, safely. */
 bool file_copy(const char *from, const char *to, struct err *e) CHECKED;
 
-bool path_exists(const char *path); /* a link that leads nowhere exists */
+bool path_exists(const char *path); /* a link that leads nowhere exists; false: errno says why */
 bool path_is_dir(const char *path);
 bool path_same(const char *a, const char *b); /* the same device and inode */
 /* The nearest existing parents are on the same file system: what is written to both shares its room. */

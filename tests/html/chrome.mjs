@@ -2,7 +2,7 @@
 // Opens each page in a headless Chromium, on a phone and on a desk, in light and dark and as for print, looks at what a
 // reader would mind, and writes pictures to OUT. Speaks DevTools' protocol over the browser's own pipe; needs nothing
 // beyond node. Last line: "N passed, N failed, N skipped".
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -87,10 +87,22 @@ const inspect = () => {
     })
     return { label: svg.getAttribute('aria-label'), marks: marks.length, width: box.width, height: box.height }
   })
+  // What a reader would scroll to is lost on paper.
+  const cut = [...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth + 1)
+  const words = [...document.querySelectorAll('h1, h2, h3, figcaption, th, dt')].filter(seen)
+    .flatMap((e) => e.innerText.split('\n'))
   const name = (e) => e.outerHTML.slice(0, 120)
   return { scroll: document.documentElement.scrollWidth, width, wide: wide.map(name), small: small.map(name),
-    collide: collide.map(name), pale: pale.map(name), charts, bad: /NaN|Infinity|\binf\b|undefined/.test(document.body.innerText),
+    collide: collide.map(name), cut: cut.map(name), words, pale: pale.map(name), charts, bad: /NaN|Infinity|\binf\b|undefined/.test(document.body.innerText),
     title: document.title, height: document.documentElement.scrollHeight }
+}
+
+// On A4, as a reader prints it: the pages, and their text by poppler, without spaces, for lines break elsewhere there.
+async function print(path, sessionId) {
+  const { data } = await send('Page.printToPDF', { paperWidth: 8.27, paperHeight: 11.69, printBackground: true }, sessionId)
+  writeFileSync(path, Buffer.from(data, 'base64'))
+  const text = execFileSync('pdftotext', ['-layout', path, '-'], { encoding: 'utf8' })
+  return text.split('\f').slice(0, -1).map((page) => page.replace(/\s/g, ''))
 }
 
 const views = [
@@ -133,6 +145,14 @@ async function look(page, view) {
   check(`${name}: has charts`, seen.charts.length >= 2 ? '' : `${seen.charts.length} charts`)
   for (const chart of seen.charts)
     check(`${name}: '${chart.label}' shows something`, chart.marks > 0 && chart.width > 150 && chart.height > 60 ? '' : JSON.stringify(chart))
+
+  if (view.media === 'print') {
+    const sheets = await print(join(out, `${basename(page, '.html')}.pdf`), sessionId), all = sheets.join('')
+    const lost = seen.words.filter((w) => !all.includes(w.replace(/\s/g, '')))
+    check(`${name}: nothing is cut off`, seen.cut.join('\n  '))
+    check(`${name}: has pages, and text on each`, sheets.length > 0 && sheets.every((s) => s) ? '' : `${sheets.length} pages, ${sheets.filter((s) => !s).length} of them empty`)
+    check(`${name}: headings and labels are on paper`, lost.length || !seen.words.length ? `${lost.length} of ${seen.words.length}: ${lost.slice(0, 5).join(' | ')}` : '')
+  }
 
   const { data } = await send('Page.captureScreenshot', { captureBeyondViewport: true,
     clip: { x: 0, y: 0, width: view.width, height: Math.min(seen.height, 8000), scale: 1 } }, sessionId)
