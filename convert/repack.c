@@ -52,10 +52,26 @@ static bool wants_stats(const struct repack_options *o)
 
 static bool check_mp(const struct repack_options *o, struct err *e)
 {
-    if (o->mp > 0 && (o->layout || o->order || o->renumber || o->ep > 0 || o->experts_json))
-        return err_set(e, ERR_USAGE,
-                       "--mp writes files of a fixed form: it goes without --layout, --order, --renumber, "
-                       "--ep and --experts-json");
+    bool formed = o->layout || o->align != REPACK_ALIGN_MIN || o->order || o->renumber || o->ep > 0 ||
+                  o->experts_json || o->run.shard_bytes != CONVERSION_SHARD_BYTES;
+
+    if (o->mp > 0 && (formed || has_stats(o) || o->trace))
+        return err_set(
+            e, ERR_USAGE,
+            "--mp writes files of a fixed form: it goes without --layout, --align, --order, --stats, --text, "
+            "--trace, --renumber, --ep, --experts-json and --shard-size");
+    return true;
+}
+
+static bool check_text(const struct repack_options *o, struct err *e)
+{
+    if (!runs_text(o) && (o->text.tokens > 0 || o->text.context > 0))
+        return err_set(e, ERR_USAGE, "%s wants --text FILE or --ids FILE",
+                       o->text.tokens > 0 ? "--tokens" : "--context");
+    if (o->stats && runs_text(o))
+        return err_set(e, ERR_USAGE, "--stats and --text: one of them");
+    if (runs_text(o) && !wants_stats(o) && !o->save_stats)
+        return err_set(e, ERR_USAGE, "--text counts for --order hot or coactive, --ep or --save-stats");
     return true;
 }
 
@@ -63,6 +79,8 @@ static bool check_options(const struct repack_options *o, struct err *e)
 {
     if (o->layout && strcmp(o->layout, "expert") != 0 && strcmp(o->layout, "expert-aligned") != 0)
         return err_set(e, ERR_USAGE, "unknown layout '%s'; known are expert, expert-aligned", o->layout);
+    if (order_kind(o) == ORDER_FILE && !path_exists(o->order))
+        return err_set(e, ERR_USAGE, "--order '%s' is not index, hot or coactive, and no file", o->order);
     if (o->align & (o->align - 1))
         return err_set(e, ERR_USAGE, "--align %" PRIu64 " is no power of two", o->align);
     if (o->renumber && order_kind(o) == ORDER_INDEX)
@@ -77,10 +95,8 @@ static bool check_options(const struct repack_options *o, struct err *e)
     if (wants_stats(o) && !o->stats && !runs_text(o))
         return err_set(e, ERR_USAGE, "%s wants --stats FILE or --text FILE",
                        o->ep > 0 ? "--ep" : "--order hot or coactive");
-    if (o->stats && runs_text(o))
-        return err_set(e, ERR_USAGE, "--stats and --text: one of them");
-    if (runs_text(o) && !wants_stats(o) && !o->save_stats)
-        return err_set(e, ERR_USAGE, "--text counts for --order hot or coactive, --ep or --save-stats");
+    if (!check_text(o, e))
+        return false;
     if (o->stats && !wants_stats(o) && !o->save_stats && !o->run.dry_run)
         return err_set(e, ERR_USAGE, "--stats is for --order hot or coactive, --ep, --save-stats or --dry-run");
     if (o->save_stats && !o->stats && !runs_text(o))
@@ -101,12 +117,18 @@ static bool read_stats(struct job_facts *j, const char *path, struct routing_sta
 }
 
 /* Found out now, not when all is written. */
-static bool check_save(const struct repack_options *o, struct err *e)
+static bool check_save(const struct repack_options *o, const char *dst, struct err *e)
 {
     struct arena a = {0};
-    bool ok = !o->save_stats || o->run.dry_run || access(path_parent(&a, o->save_stats), W_OK) == 0 ||
-              err_sys(e, "cannot create '%s'", o->save_stats);
+    const char *path = o->save_stats;
 
+    if (!path || o->run.dry_run)
+        return true;
+    if (path_is_dir(path) || strcmp(path, dst) == 0)
+        return err_set(e, ERR_USAGE, "--save-stats '%s' is a folder, not a file to write", path);
+    if (path_exists(path) && !o->run.force)
+        return err_set(e, ERR_USAGE, "--save-stats: '%s' is there already; --force replaces it", path);
+    bool ok = access(path_parent(&a, path), W_OK) == 0 || err_sys(e, "cannot create '%s'", path);
     arena_release(&a);
     return ok;
 }
@@ -358,9 +380,17 @@ static bool open_plan(struct job_facts *j, const char *dst, struct err *e)
     return true;
 }
 
+static bool has_moe_layer(const struct arch *a)
+{
+    for (uint64_t layer = 0; layer < arch_layers_stored(a); layer++)
+        if (arch_is_moe_layer(a, layer))
+            return true;
+    return false;
+}
+
 static bool check_model(const struct repack_options *o, const struct source *s, struct err *e)
 {
-    if (s->arch.experts == 0 && o->mp == 0)
+    if (!has_moe_layer(&s->arch) && o->mp == 0)
         return err_set(e, ERR_UNSUPPORTED, "'%s' has no routed experts to lay out", s->checkpoint.path);
     if (o->mp > 0 && s->arch.experts % o->mp != 0)
         return err_set(e, ERR_UNSUPPORTED, "%" PRIu64 " experts do not divide over %" PRIu64 " ranks", s->arch.experts,
@@ -386,7 +416,7 @@ int repack(const struct repack_options *o, const char *src, const char *dst, str
     struct job_facts j = {.options = o};
 
     log_set_level(o->run.quiet ? LOG_QUIET : o->run.verbose ? LOG_VERBOSE : LOG_NORMAL);
-    bool ok = check_options(o, e) && check_save(o, e) && open_source(&j, src, dst, e) &&
+    bool ok = check_options(o, e) && check_save(o, dst, e) && open_source(&j, src, dst, e) &&
               read_stats(&j, o->stats, &j.stats, e) && read_stats(&j, o->trace, &j.trace, e);
     if (ok && o->trace && !j.trace.with_trace)
         ok = err_set(e, ERR_FORMAT, "'%s' has counts, but no trace", o->trace);

@@ -33,7 +33,9 @@ static uint64_t source_bytes(const struct weight *w)
     return bytes;
 }
 
-static void add_weight(struct summary *s, const struct plan_row *row, const struct weight_error *error)
+/* in_bytes: of the source, that are in this row. */
+static void add_weight(struct summary *s, const struct plan_row *row, uint64_t in_bytes,
+                       const struct weight_error *error)
 {
     const struct weight *w = row->weight;
     const char *group = role_get(w->id.role)->group;
@@ -50,7 +52,7 @@ static void add_weight(struct summary *s, const struct plan_row *row, const stru
     }
     r->weight_count++;
     r->elems += w->rows * w->cols;
-    r->in_bytes += source_bytes(w);
+    r->in_bytes += in_bytes;
     r->out_bytes += parts_bytes(row);
     if (row->scheme.kind != SCHEME_RAW && row->scheme.kind != SCHEME_PLAIN && row->scheme.method != METHOD_COPY)
         r->quantized = true;
@@ -65,7 +67,9 @@ void summary_make(struct summary *s, struct arena *a, const struct plan *p, cons
     for (size_t i = 0; i < p->weight_count; i++) {
         if (o->rows[i].parts[PART_CODES].dtype == DTYPE_NONE)
             continue;
-        add_weight(s, &o->rows[i], result ? &result->errors[i] : NULL);
+        bool whole = !p->pieces || !p->pieces[i]; /* a piece is copied as it is */
+        add_weight(s, &o->rows[i], whole ? source_bytes(o->rows[i].weight) : parts_bytes(&o->rows[i]),
+                   result ? &result->errors[i] : NULL);
         s->fell_back += o->rows[i].fell_back;
     }
 }

@@ -146,8 +146,13 @@ TEST(metrics, the_largest_come_in_falling_order_and_ties_by_lower_id)
     }
     top_find(&t, x, 2, TOP_MAX);
     EXPECT_EQ_U64(2, t.count);
+    x[299] = 200; /* in what is left behind whole spans */
     top_find(&t, x, 300, 5);
-    EXPECT_EQ_U64(5, t.count);
+    ASSERT_EQ_U64(5, t.count);
+    EXPECT_EQ_U64(299, t.ids[0]);
+    for (uint32_t i = 1; i < 5; i++)
+        EXPECT_EQ_F32((float)(99 - (i - 1) / 3), t.logits[i]);
+    EXPECT_TRUE(t.ids[1] < t.ids[2] && t.ids[2] < t.ids[3]);
 }
 
 TEST(metrics, a_row_that_is_not_finite_is_refused)

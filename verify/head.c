@@ -15,8 +15,8 @@ struct head {
     uint8_t *slices;
     size_t slice_bytes;
     const float *x;
-    float *normed; /* [count][hidden] */
-    size_t count;
+    float *normed;       /* [count][hidden] */
+    size_t first, count; /* tokens */
     float *logits;
 };
 
@@ -81,12 +81,24 @@ static bool run_slice(void *ctx, size_t job, unsigned worker, struct err *e)
     return true;
 }
 
+static bool check_logits(void *ctx, size_t first, size_t count, unsigned worker, struct err *e)
+{
+    const struct head *h = ctx;
+    uint64_t vocab = h->head->rows;
+
+    (void)worker;
+    for (size_t t = first; t < first + count; t++)
+        if (!h->f->crew.kernel->f32_check(h->logits + t * vocab, vocab))
+            return err_set(e, ERR_FORMAT, "token %zu: a logit is not finite", h->first + t);
+    return true;
+}
+
 /* The normed rows are not of the workspace: how many there are is the caller's, who has the logits to hold too. */
 bool head_run(struct forward *f, const struct weight *norm, const struct weight *head, const struct stream *last,
               size_t first, size_t count, float *logits, struct err *e)
 {
     struct scratch s = {.base = f->memory};
-    struct head h = {.count = count, .logits = logits};
+    struct head h = {.first = first, .count = count, .logits = logits};
     size_t d = f->arch->hidden_size;
     bool ok;
 
@@ -94,10 +106,8 @@ bool head_run(struct forward *f, const struct weight *norm, const struct weight 
     h.normed = mem_aligned((count * d + 1) * sizeof(float));
     ok = load_vector(f, &h.norm, e) && stream_read(last, first, count, h.normed, &h.x, e) &&
          crew_rows(&f->crew, count, norm_rows, &h, e) &&
-         pool_run(f->crew.threads, (size_t)((head->rows + h.rows - 1) / h.rows), run_slice, &h, e);
-    for (size_t t = 0; ok && t < count; t++)
-        ok = f->crew.kernel->f32_check(logits + t * head->rows, head->rows) ||
-             err_set(e, ERR_FORMAT, "token %zu: a logit is not finite", first + t);
+         pool_run(f->crew.threads, (size_t)((head->rows + h.rows - 1) / h.rows), run_slice, &h, e) &&
+         crew_rows(&f->crew, count, check_logits, &h, e);
     mem_free(h.normed);
     return ok;
 }

@@ -3,29 +3,39 @@
 
 #include "quant/kernel.h"
 #include "quant/logits.h"
+#include "quant/vecmath.h"
 #include "verify/metrics.h"
 
 #define TOP5 5u
+/* Logits that are passed over together when none is large enough. */
+#define SPAN 32u
+
+static void take(struct top *t, float x, size_t id, size_t room)
+{
+    if (t->count == room && !(x > t->logits[room - 1]))
+        return;
+    size_t at = t->count < room ? t->count++ : room - 1;
+    for (; at > 0 && x > t->logits[at - 1]; at--) {
+        t->logits[at] = t->logits[at - 1];
+        t->ids[at] = t->ids[at - 1];
+    }
+    t->logits[at] = x;
+    t->ids[at] = (uint32_t)id;
+}
 
 void top_find(struct top *t, const float *logits, size_t vocab, uint32_t most)
 {
-    size_t room = vocab < most ? vocab : most, n = 0;
-    float least = -INFINITY;
+    const struct vecmath *vec = kernel_get()->vec;
+    size_t room = vocab < most ? vocab : most;
 
-    for (size_t i = 0; i < vocab; i++) {
-        float x = logits[i];
-        if (n == room && !(x > least))
+    t->count = 0;
+    for (size_t i = 0; i < vocab; i += SPAN) {
+        size_t end = vocab - i < SPAN ? vocab : i + SPAN;
+        if (t->count == room && !(vec->max(logits + i, end - i) > t->logits[room - 1]))
             continue;
-        size_t at = n < room ? n++ : room - 1;
-        for (; at > 0 && x > t->logits[at - 1]; at--) {
-            t->logits[at] = t->logits[at - 1];
-            t->ids[at] = t->ids[at - 1];
-        }
-        t->logits[at] = x;
-        t->ids[at] = (uint32_t)i;
-        least = t->logits[n - 1];
+        for (size_t id = i; id < end; id++)
+            take(t, logits[id], id, room);
     }
-    t->count = (uint32_t)n;
 }
 
 static bool find_top(struct top *t, const float *logits, size_t vocab, uint32_t most, const char *whose, struct err *e)
