@@ -39,6 +39,40 @@ const char *defect_copy(struct arena *a, enum base b)
     return copy;
 }
 
+void plant_fp8_scale_twice(const char *dir)
+{
+    float scales[4];
+
+    bundle_peek(dir, DEFECT_ATTENTION "_scale_inv", 0, scales, sizeof scales);
+    for (size_t i = 0; i < 4; i++)
+        scales[i] /= 448;
+    bundle_poke(dir, DEFECT_ATTENTION "_scale_inv", 0, scales, sizeof scales);
+}
+
+static void swap_tensors(const char *dir, const char *a, const char *b, size_t bytes)
+{
+    void *x = mem_alloc(bytes), *y = mem_alloc(bytes);
+
+    bundle_peek(dir, a, 0, x, bytes);
+    bundle_peek(dir, b, 0, y, bytes);
+    bundle_poke(dir, a, 0, y, bytes);
+    bundle_poke(dir, b, 0, x, bytes);
+    mem_free(x);
+    mem_free(y);
+}
+
+void plant_swapped_experts(const char *dir)
+{
+    static const char *const parts[] = {"_packed", "_scale"};
+    struct arena a = {0};
+
+    for (size_t i = 0; i < 2; i++)
+        swap_tensors(dir, arena_printf(&a, DEFECT_EXPERT "%s", parts[i]),
+                     arena_printf(&a, "model.layers.1.mlp.experts.5.up_proj.weight%s", parts[i]),
+                     i == 0 ? 128 * 256 / 2 : 128 * 2 * 2);
+    arena_release(&a);
+}
+
 bool defect_verify(struct verification *v, const char *dir, unsigned how)
 {
     struct verify_options o = {.quiet = true, .deep = how & HOW_DEEP, .sample_percent = 100, .threads = 2};

@@ -30,6 +30,14 @@ void defects_check(const struct defect *defects, size_t count);
 const char *defect_base(enum base b);
 /* A copy to spoil; in the arena, or NULL. */
 const char *defect_copy(struct arena *a, enum base b);
+/* Weights that are spoilt; in more than one test. */
+#define DEFECT_EXPERT    "model.layers.1.mlp.experts.3.up_proj.weight"
+#define DEFECT_ATTENTION "model.layers.2.self_attn.o_proj.weight"
+/* BASE_FP8: what a converter did that divided by 448 twice: every scale of DEFECT_ATTENTION. */
+void plant_fp8_scale_twice(const char *dir);
+/* BASE_INT4: DEFECT_EXPERT and that of expert 5 change places: nothing that a header, a scale or a hash could tell. */
+void plant_swapped_experts(const char *dir);
+
 bool defect_verify(struct verification *v, const char *dir, unsigned how);
 /* All findings are shown when the wanted one is not there. */
 void expect_finding(const struct verification *v, const char *id);

@@ -1,7 +1,9 @@
 #include "verify/id_lines.h"
 
+#include <stdio.h>
 #include <string.h>
 
+#include "formats/base/file.h"
 #include "tests/ct.h"
 
 TEST(id_lines, a_sequence_a_line)
@@ -42,5 +44,30 @@ TEST(id_lines, what_is_no_id_is_refused_with_its_line)
         EXPECT_FALSE(id_lines_parse(&l, rows[r].text, strlen(rows[r].text), 100, &e));
         EXPECT_ERR(e, ERR_FORMAT, rows[r].message);
         EXPECT_TRUE(l.lines == NULL && l.ids.ids == NULL);
+    }
+}
+
+/* What the fuzzer is given to start from: one is read, the others are refused. */
+TEST(id_lines, the_fuzz_corpus_is_replayed)
+{
+    static const struct {
+        const char *name, *message; /* NULL: read */
+    } files[] = {{"lines", NULL}, {"past", "line 1: id 129280 is past"}, {"nul", "line 1: '1' is no token id"}};
+
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+        struct id_lines l = {0};
+        struct err e = {0};
+        char path[64], *text = NULL;
+        size_t bytes = 0;
+        ct_case("%s", files[i].name);
+        snprintf(path, sizeof path, "tests/fuzz/corpus/id_lines/%s", files[i].name);
+        ASSERT_OK(file_slurp(path, 4096, &text, &bytes, &e), e);
+        EXPECT_TRUE(id_lines_parse(&l, text, bytes, 129280, &e) == !files[i].message);
+        if (files[i].message)
+            EXPECT_ERR(e, ERR_FORMAT, files[i].message);
+        else
+            EXPECT_EQ_U64(6, l.ids.count);
+        id_lines_release(&l);
+        mem_free(text);
     }
 }

@@ -10,17 +10,10 @@
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
-/* V3.2 with fewer layers and experts: 0 and 1 dense, 2 to 4 with experts, 5 for MTP. */
 static struct model small_model(void)
 {
-    struct model m = models[MODEL_V32];
+    struct model m = rows_small_model();
 
-    m.layers = 5;
-    m.first_dense = 2;
-    m.experts = 8;
-    m.top_k = 2;
-    m.groups = 2;
-    m.topk_groups = 1;
     m.quantization = QUANT_FP8_TEXT;
     return m;
 }

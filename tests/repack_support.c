@@ -70,3 +70,105 @@ bool support_repack(struct repacked *r, const char *src, const char *dst, const 
 {
     return repacked_open(r, src, dst, c, e) && support_run(&r->plan, dst, c->threads, c->memory_bytes, e);
 }
+
+/* ---- models, and what became of them ---- */
+
+static const struct scheme int4_asym = {.kind = SCHEME_INT4,
+                                        .dtype = DTYPE_I32,
+                                        .scale = SCALE_BF16,
+                                        .group_cols = 32,
+                                        .asymmetric = true,
+                                        .shape_i64 = true};
+static const struct scheme fp8_channel = {.kind = SCHEME_FP8_CHANNEL, .dtype = DTYPE_F8_E4M3, .scale = SCALE_BF16};
+
+const struct repack_storage repack_storages[] = {
+    {"bf16", &support_bf16, false, false},
+    {"fp8", &support_fp8, false, false},
+    {"fp8 and odd ones", &support_fp8, true, false},
+    {"fp8 by tensor", &support_fp8_tensor, false, true},
+    {"fp8 by channel", &fp8_channel, false, false},
+    {"int4 as Kimi has it", &support_kimi_int4, false, false},
+    {"int4 with zero points", &int4_asym, false, false},
+};
+const size_t repack_storage_count = sizeof repack_storages / sizeof repack_storages[0];
+
+const char *repack_model(size_t storage)
+{
+    const char *src = ct_temp_dir();
+    struct ckpt_maker m = {0};
+
+    if (!support_model(&m, repack_storages[storage].linear))
+        return src;
+    if (repack_storages[storage].odd)
+        support_odd_tensors(&m);
+    if (repack_storages[storage].input_scale)
+        support_input_scale(&m, "model.layers.1.mlp.experts.3.up_proj");
+    ckpt_write(&m, src);
+    ckpt_release(&m);
+    return src;
+}
+
+void *support_read_tensor(const struct checkpoint *c, const struct tensor *t)
+{
+    void *data = mem_alloc((size_t)t->bytes + 1);
+    struct err e = {0};
+
+    EXPECT_OK(checkpoint_read(c, t, 0, data, (size_t)t->bytes, &e), e);
+    return data;
+}
+
+/* The name that a source tensor has now, and whether its rows follow the experts' numbers. */
+static const char *new_name(struct arena *a, const struct repacked *r, const char *name, bool renumber, bool *by_rows)
+{
+    struct tensor_id id;
+
+    arch_identify(&r->source.arch, name, &id);
+    *by_rows = renumber && (id.role == ROLE_ROUTER || id.role == ROLE_ROUTER_BIAS);
+    if (!renumber || id.expert < 0)
+        return name;
+    const struct expert_order *order = expert_orders_find(&r->orders, (uint64_t)id.layer);
+    return arch_expert_name(a, name, order->place[id.expert]);
+}
+
+static void expect_rows(const uint8_t *want, const uint8_t *have, uint64_t bytes, const struct expert_order *order,
+                        uint64_t experts)
+{
+    size_t row = (size_t)(bytes / experts);
+
+    for (size_t i = 0; i < experts; i++)
+        EXPECT_MEM_EQ(want + order->experts[i] * row, have + i * row, row);
+}
+
+void repacked_expect_same(const struct repacked *r, const char *dst, bool renumber)
+{
+    const struct checkpoint *from = &r->source.checkpoint;
+    struct checkpoint to = {0};
+    struct arena a = {0};
+    struct err e = {0};
+
+    ASSERT_OK(checkpoint_open(&to, dst, &e), e);
+    EXPECT_EQ_U64(from->tensor_count, to.tensor_count);
+    for (size_t i = 0; i < from->tensor_count; i++) {
+        const struct tensor *t = &from->tensors[i];
+        bool by_rows = false;
+        const char *name = new_name(&a, r, t->name, renumber, &by_rows);
+        const struct tensor *own = checkpoint_find(&to, name);
+        struct tensor_id id;
+        ct_case("%s as %s", t->name, name);
+        ASSERT_TRUE(own != NULL);
+        ASSERT_EQ_I64(t->dtype, own->dtype);
+        ASSERT_EQ_U64(t->rank, own->rank);
+        EXPECT_MEM_EQ(t->dims, own->dims, sizeof t->dims);
+        ASSERT_EQ_U64(t->bytes, own->bytes);
+        uint8_t *want = support_read_tensor(from, t), *have = support_read_tensor(&to, own);
+        arch_identify(&r->source.arch, t->name, &id);
+        if (by_rows)
+            expect_rows(want, have, t->bytes, expert_orders_find(&r->orders, (uint64_t)id.layer), r->orders.experts);
+        else
+            EXPECT_MEM_EQ(want, have, t->bytes);
+        mem_free(want);
+        mem_free(have);
+    }
+    checkpoint_close(&to);
+    arena_release(&a);
+}

@@ -32,4 +32,20 @@ void repacked_close(struct repacked *r);
 bool support_repack(struct repacked *r, const char *src, const char *dst, const struct repack_case *c,
                     struct err *e) CHECKED;
 
+/* Every storage that is read: the experts' parts move together. */
+struct repack_storage {
+    const char *name;
+    const struct scheme *linear;
+    bool odd, input_scale;
+};
+extern const struct repack_storage repack_storages[];
+extern const size_t repack_storage_count;
+/* A small model in that storage; its folder. */
+const char *repack_model(size_t storage);
+
+/* A tensor's bytes; mem_free them. */
+void *support_read_tensor(const struct checkpoint *c, const struct tensor *t);
+/* Every tensor of the source is there, with its type, shape and bytes, under the name it has now; and no other is. */
+void repacked_expect_same(const struct repacked *r, const char *dst, bool renumber);
+
 #endif

@@ -1,117 +1,9 @@
-#include <stdio.h>
 #include <string.h>
 
 #include "convert/repack_report.h"
 #include "formats/base/file.h"
-#include "formats/base/hash.h"
 #include "tests/repack_support.h"
 #include "verify/expert_map.h"
-
-static const struct scheme int4_asym = {.kind = SCHEME_INT4,
-                                        .dtype = DTYPE_I32,
-                                        .scale = SCALE_BF16,
-                                        .group_cols = 32,
-                                        .asymmetric = true,
-                                        .shape_i64 = true};
-static const struct scheme fp8_channel = {.kind = SCHEME_FP8_CHANNEL, .dtype = DTYPE_F8_E4M3, .scale = SCALE_BF16};
-
-/* Every storage that is read: the experts' parts move together. */
-static const struct {
-    const char *name;
-    const struct scheme *linear;
-    bool odd, input_scale;
-} storages[] = {
-    {"bf16", &support_bf16, false, false},
-    {"fp8", &support_fp8, false, false},
-    {"fp8 and odd ones", &support_fp8, true, false},
-    {"fp8 by tensor", &support_fp8_tensor, false, true},
-    {"fp8 by channel", &fp8_channel, false, false},
-    {"int4 as Kimi has it", &support_kimi_int4, false, false},
-    {"int4 with zero points", &int4_asym, false, false},
-};
-#define STORAGE_COUNT (sizeof storages / sizeof storages[0])
-
-static const char *put_model(size_t storage)
-{
-    const char *src = ct_temp_dir();
-    struct ckpt_maker m = {0};
-
-    if (!support_model(&m, storages[storage].linear))
-        return src;
-    if (storages[storage].odd)
-        support_odd_tensors(&m);
-    if (storages[storage].input_scale)
-        support_input_scale(&m, "model.layers.1.mlp.experts.3.up_proj");
-    ckpt_write(&m, src);
-    ckpt_release(&m);
-    return src;
-}
-
-static void *read_tensor(const struct checkpoint *c, const struct tensor *t)
-{
-    void *data = mem_alloc((size_t)t->bytes + 1);
-    struct err e = {0};
-
-    EXPECT_OK(checkpoint_read(c, t, 0, data, (size_t)t->bytes, &e), e);
-    return data;
-}
-
-/* The name that a source tensor has now, and whether its rows follow the experts' numbers. */
-static const char *new_name(struct arena *a, const struct repacked *r, const char *name, bool renumber, bool *by_rows)
-{
-    struct tensor_id id;
-
-    arch_identify(&r->source.arch, name, &id);
-    *by_rows = renumber && (id.role == ROLE_ROUTER || id.role == ROLE_ROUTER_BIAS);
-    if (!renumber || id.expert < 0)
-        return name;
-    const struct expert_order *order = expert_orders_find(&r->orders, (uint64_t)id.layer);
-    return arch_expert_name(a, name, order->place[id.expert]);
-}
-
-static void expect_rows(const uint8_t *want, const uint8_t *have, uint64_t bytes, const struct expert_order *order,
-                        uint64_t experts)
-{
-    size_t row = (size_t)(bytes / experts);
-
-    for (size_t i = 0; i < experts; i++)
-        EXPECT_MEM_EQ(want + order->experts[i] * row, have + i * row, row);
-}
-
-/* Every tensor of the source is there, with its type, shape and bytes; and no other is. */
-static void expect_same_tensors(const struct repacked *r, const char *dst, bool renumber)
-{
-    const struct checkpoint *from = &r->source.checkpoint;
-    struct checkpoint to = {0};
-    struct arena a = {0};
-    struct err e = {0};
-
-    ASSERT_OK(checkpoint_open(&to, dst, &e), e);
-    EXPECT_EQ_U64(from->tensor_count, to.tensor_count);
-    for (size_t i = 0; i < from->tensor_count; i++) {
-        const struct tensor *t = &from->tensors[i];
-        bool by_rows = false;
-        const char *name = new_name(&a, r, t->name, renumber, &by_rows);
-        const struct tensor *own = checkpoint_find(&to, name);
-        struct tensor_id id;
-        ct_case("%s as %s", t->name, name);
-        ASSERT_TRUE(own != NULL);
-        ASSERT_EQ_I64(t->dtype, own->dtype);
-        ASSERT_EQ_U64(t->rank, own->rank);
-        EXPECT_MEM_EQ(t->dims, own->dims, sizeof t->dims);
-        ASSERT_EQ_U64(t->bytes, own->bytes);
-        uint8_t *want = read_tensor(from, t), *have = read_tensor(&to, own);
-        arch_identify(&r->source.arch, t->name, &id);
-        if (by_rows)
-            expect_rows(want, have, t->bytes, expert_orders_find(&r->orders, (uint64_t)id.layer), r->orders.experts);
-        else
-            EXPECT_MEM_EQ(want, have, t->bytes);
-        mem_free(want);
-        mem_free(have);
-    }
-    checkpoint_close(&to);
-    arena_release(&a);
-}
 
 static void expect_same_config(const struct repacked *r, const char *dst)
 {
@@ -142,8 +34,8 @@ TEST(repack, not_a_value_changes_in_any_storage_layout_and_order)
         {"coactive, renumbered, small shards", ZONES_EXPERTS, ORDER_COACTIVE, true, 300000},
     };
 
-    for (size_t s = 0; s < STORAGE_COUNT; s++) {
-        const char *src = put_model(s);
+    for (size_t s = 0; s < repack_storage_count; s++) {
+        const char *src = repack_model(s);
         for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
             struct repack_case c = {.order = {.kind = ways[i].order},
                                     .target = {.zones = ways[i].zones,
@@ -154,10 +46,10 @@ TEST(repack, not_a_value_changes_in_any_storage_layout_and_order)
             struct arena a = {0};
             struct err e = {0};
             const char *dst = path_join(&a, ct_temp_dir(), "dst");
-            ct_case("%s, %s", storages[s].name, ways[i].name);
+            ct_case("%s, %s", repack_storages[s].name, ways[i].name);
             EXPECT_OK(support_repack(&r, src, dst, &c, &e), e);
             support_check_layout(&r.plan);
-            expect_same_tensors(&r, dst, ways[i].renumber);
+            repacked_expect_same(&r, dst, ways[i].renumber);
             expect_same_config(&r, dst);
             repacked_close(&r);
             arena_release(&a);
@@ -185,7 +77,7 @@ TEST(repack, codes_that_are_no_numbers_are_moved_as_they_are)
     EXPECT_TRUE(planted > 0);
     ckpt_write(&m, src);
     EXPECT_OK(support_repack(&r, src, dst, &c, &e), e);
-    expect_same_tensors(&r, dst, false);
+    repacked_expect_same(&r, dst, false);
     repacked_close(&r);
     ckpt_release(&m);
     arena_release(&a);
@@ -232,17 +124,17 @@ TEST(repack, an_expert_is_one_read_and_stands_at_its_place)
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const char *src = put_model(cases[i].storage);
+        const char *src = repack_model(cases[i].storage);
         struct repack_case c = {.order = {.kind = ORDER_HOT},
                                 .target = {.zones = cases[i].zones, .keep_unknown = true, .shard_bytes = 400000}};
         struct repacked r;
         struct arena a = {0};
         struct err e = {0};
         const char *dst = path_join(&a, ct_temp_dir(), "dst");
-        ct_case("%s", storages[cases[i].storage].name);
+        ct_case("%s", repack_storages[cases[i].storage].name);
         EXPECT_OK(support_repack(&r, src, dst, &c, &e), e);
         EXPECT_TRUE(r.plan.outputs[0].shard_count > 1);
-        expect_contiguous(&r, dst, storages[cases[i].storage].name, cases[i].reads);
+        expect_contiguous(&r, dst, repack_storages[cases[i].storage].name, cases[i].reads);
         repacked_close(&r);
         arena_release(&a);
     }
@@ -369,7 +261,7 @@ TEST(repack, whole_pages_stay_aligned)
 
 TEST(repack, data_begins_at_the_alignment_asked_for)
 {
-    const char *src = put_model(1);
+    const char *src = repack_model(1);
 
     for (uint64_t align = 4096; align <= 2u << 20; align *= 8) {
         struct repack_case c = {.target = {.zones = ZONES_EXPERTS, .align = align, .shard_bytes = 500000}};
@@ -386,7 +278,7 @@ TEST(repack, data_begins_at_the_alignment_asked_for)
 
 TEST(repack, threads_and_memory_change_no_byte)
 {
-    const char *src = put_model(6);
+    const char *src = repack_model(6);
     char want[65] = "", have[65];
 
     for (unsigned threads = 1; threads <= 7; threads += 3) {
@@ -405,188 +297,6 @@ TEST(repack, threads_and_memory_change_no_byte)
         repacked_close(&r);
         arena_release(&a);
     }
-}
-
-/* ---- ranks ---- */
-
-static bool file_has(const struct safetensors *s, const char *name)
-{
-    for (size_t i = 0; i < s->tensor_count; i++)
-        if (strcmp(s->tensors[i].name, name) == 0)
-            return true;
-    return false;
-}
-
-static void add_names(const char *path, struct safetensors *s, struct arena *a)
-{
-    struct file f = {0};
-    struct err e = {0};
-
-    EXPECT_OK(file_open(&f, path, &e) && safetensors_read(s, a, &f, &e), e);
-    file_close(&f);
-}
-
-/* A rank's own files, with the shared ones, hold all that the placement gives it. */
-TEST(repack, a_rank_finds_its_experts_in_its_own_files)
-{
-    const char *src = put_model(1);
-    struct repack_case c = {.order = {.kind = ORDER_HOT},
-                            .ep = {.ranks = 4, .nodes = 2},
-                            .by_rank = true,
-                            .target = {.zones = ZONES_EXPERTS, .renumber = true}};
-
-    for (unsigned redundant = 0; redundant <= 8; redundant += 8) {
-        struct repacked r;
-        struct arena a = {0};
-        struct err e = {0};
-        const char *dst = path_join(&a, ct_temp_dir(), "dst");
-
-        ct_case("%u redundant", redundant);
-        c.ep.replicas = models[MODEL_TINY].experts + redundant;
-        EXPECT_OK(support_repack(&r, src, dst, &c, &e), e);
-        expect_same_tensors(&r, dst, true);
-        for (unsigned rank = 0; rank < 4; rank++) {
-            struct safetensors own = {0}, replicas = {0};
-            const char *first = arena_printf(&a, "%s/model-rank-%03u-00001-of-00001.safetensors", dst, rank);
-            if (path_exists(first)) /* else it has nothing but replicas */
-                add_names(first, &own, &a);
-            const char *more = arena_printf(&a, "%s/replicas-rank-%03u-00001-of-00001.safetensors", dst, rank);
-            if (path_exists(more))
-                add_names(more, &replicas, &a);
-            EXPECT_TRUE(redundant > 0 || (replicas.tensor_count == 0 && own.tensor_count > 0));
-            for (size_t i = 0; i < r.placement.count; i++) {
-                const struct placement_layer *l = &r.placement.items[i];
-                uint64_t slots = r.placement.shape.replicas / 4;
-                for (uint64_t slot = rank * slots; slot < (rank + 1) * slots; slot++) {
-                    const char *name = arena_printf(&a, "model.layers.%d.mlp.experts.%u.down_proj.weight_scale_inv",
-                                                    (int)l->layer, l->slot_expert[slot]);
-                    ct_case("rank %u, %s", rank, name);
-                    EXPECT_TRUE(file_has(&own, name) || file_has(&replicas, name));
-                }
-            }
-        }
-        repacked_close(&r);
-        arena_release(&a);
-    }
-}
-
-/* ---- model-parallel files ---- */
-
-/* "NAME DTYPE [SHAPE] SHA256" of every tensor of a file, sorted by name. */
-static void file_digest(const char *path, char hex[HASH_HEX_BYTES])
-{
-    struct safetensors s = {0};
-    struct arena a = {0};
-    struct file f = {0};
-    struct hash h = {0};
-    struct err e = {0};
-
-    EXPECT_OK(file_open(&f, path, &e) && safetensors_read(&s, &a, &f, &e), e);
-    hash_init(&h);
-    for (const char *last = ""; last;) {
-        const struct tensor *next = NULL;
-        for (size_t i = 0; i < s.tensor_count; i++)
-            if (strcmp(s.tensors[i].name, last) > 0 && (!next || strcmp(s.tensors[i].name, next->name) < 0))
-                next = &s.tensors[i];
-        last = next ? next->name : NULL;
-        if (!next)
-            continue;
-        char shape[TENSOR_SHAPE_TEXT], own[HASH_HEX_BYTES], line[600];
-        void *data = mem_alloc((size_t)next->bytes + 1);
-        EXPECT_OK(file_read(&f, next->offset, data, (size_t)next->bytes, &e), e);
-        hash_hex(data, (size_t)next->bytes, own);
-        snprintf(line, sizeof line, "%s %s %s %s\n", next->name, dtype_get(next->dtype)->name,
-                 tensor_shape_text(next->rank, next->dims, shape), own);
-        hash_update(&h, line, strlen(line));
-        mem_free(data);
-    }
-    hash_final_hex(&h, hex);
-    file_close(&f);
-    arena_release(&a);
-}
-
-TEST(repack, model_parallel_files_are_those_of_deepseeks_own_program)
-{
-    char *text = NULL, *state = NULL;
-    size_t bytes = 0, count = 0;
-    struct arena a = {0};
-    struct err e = {0};
-    struct conversion_case to_bf16 = {.recipe = "bf16"};
-    const char *dir = ct_temp_dir(), *plain = path_join(&a, dir, "plain");
-
-    ASSERT_OK(support_convert("samples/tiny-v3", plain, &to_bf16, &e), e);
-    ASSERT_OK(file_slurp("tests/fixtures/golden/mp.txt", 1u << 20, &text, &bytes, &e), e);
-    for (char *line = strtok_r(text, "\n", &state); line; line = strtok_r(NULL, "\n", &state)) {
-        char kase[32], name[64], want[HASH_HEX_BYTES], have[HASH_HEX_BYTES];
-        if (line[0] == '#')
-            continue;
-        ASSERT_EQ_I64(3, sscanf(line, "%31s %63s %64s", kase, name, want));
-        ct_case("%s %s", kase, name);
-        const char *dst = path_join(&a, dir, kase);
-        struct repack_case c = {.target = {.mp = (uint64_t)(kase[strlen(kase) - 1] - '0')}};
-        struct repacked r = {0};
-        if (!path_exists(dst)) {
-            EXPECT_OK(support_repack(&r, kase[0] == 'f' ? "samples/tiny-v3" : plain, dst, &c, &e), e);
-            EXPECT_FALSE(path_exists(path_join(&a, dst, "model.safetensors.index.json")));
-            repacked_close(&r);
-        }
-        file_digest(path_join(&a, dst, name), have);
-        EXPECT_STR_EQ(want, have);
-        count++;
-    }
-    EXPECT_EQ_U64(7, count);
-    mem_free(text);
-    arena_release(&a);
-}
-
-/* Codes and scales of FP8 are split alike: each share decodes to its part of the matrix. */
-TEST(repack, shares_of_quantized_matrices_have_their_own_scales)
-{
-    struct model wide = models[MODEL_TINY];
-    struct ckpt_maker m = {0};
-    struct arch arch;
-    struct repack_case c = {.target = {.mp = 2}};
-    struct repacked r;
-    struct arena a = {0};
-    struct err e = {0};
-    const char *src = ct_temp_dir(), *dst = path_join(&a, ct_temp_dir(), "dst");
-
-    wide.intermediate = wide.moe_intermediate = 512;
-    wide.heads = 8;
-    wide.nope = 64;
-    wide.v = 64;
-    m.config = model_config(&m.arena, &wide);
-    ASSERT_OK(arch_parse(&arch, &m.arena, m.config, strlen(m.config), &e), e);
-    ckpt_model(&m, &arch, &support_fp8, NULL);
-    ckpt_write(&m, src);
-    EXPECT_OK(support_repack(&r, src, dst, &c, &e), e);
-    const struct tensor *down = checkpoint_find(&r.source.checkpoint, "model.layers.0.mlp.down_proj.weight");
-    const struct tensor *scale = checkpoint_find(&r.source.checkpoint, "model.layers.0.mlp.down_proj.weight_scale_inv");
-    ASSERT_TRUE(down && scale);
-    uint8_t *codes = read_tensor(&r.source.checkpoint, down), *scales = read_tensor(&r.source.checkpoint, scale);
-    for (size_t rank = 0; rank < 2; rank++) {
-        struct checkpoint own = {0};
-        const struct tensor *t[2];
-        ASSERT_OK(checkpoint_open(&own, arena_printf(&a, "%s/model%zu-mp2.safetensors", dst, rank), &e), e);
-        t[0] = checkpoint_find(&own, "layers.0.ffn.w2.weight");
-        t[1] = checkpoint_find(&own, "layers.0.ffn.w2.scale");
-        ASSERT_TRUE(t[0] && t[1]);
-        EXPECT_EQ_U64(256, t[0]->dims[1]);
-        EXPECT_EQ_U64(2, t[1]->dims[1]);
-        uint8_t *own_codes = read_tensor(&own, t[0]), *own_scales = read_tensor(&own, t[1]);
-        for (size_t row = 0; row < down->dims[0]; row++)
-            EXPECT_MEM_EQ(codes + row * 512 + rank * 256, own_codes + row * 256, 256);
-        for (size_t row = 0; row < scale->dims[0]; row++)
-            EXPECT_MEM_EQ(scales + (row * 4 + rank * 2) * 4, own_scales + row * 2 * 4, 8);
-        mem_free(own_codes);
-        mem_free(own_scales);
-        checkpoint_close(&own);
-    }
-    mem_free(codes);
-    mem_free(scales);
-    repacked_close(&r);
-    ckpt_release(&m);
-    arena_release(&a);
 }
 
 /* ---- refusals ---- */

@@ -74,6 +74,19 @@ static void add_indexer(struct rows *r, uint64_t layer, const struct scheme *lin
     rows_add(r, arena_printf(&r->arena, "%sk_norm", base), 0, 128, &stored_f32);
 }
 
+struct model rows_small_model(void)
+{
+    struct model m = models[MODEL_V32];
+
+    m.layers = 5;
+    m.first_dense = 2;
+    m.experts = 8;
+    m.top_k = 2;
+    m.groups = 2;
+    m.topk_groups = 1;
+    return m;
+}
+
 void rows_model(struct rows *r, const struct model *m, const struct scheme *linear)
 {
     struct filling f = {r, linear};

@@ -19,6 +19,8 @@ struct rows {
     size_t count, room;
 };
 
+/* V3.2 (it has every role) with fewer layers and experts: 0 and 1 dense, 2 to 4 with experts, 5 for MTP. */
+struct model rows_small_model(void);
 /* All weights of a model; what the family's published files quantize is stored as `linear`, the rest BF16, the
  * router's bias F32. Each gets its own scheme again. */
 void rows_model(struct rows *r, const struct model *m, const struct scheme *linear);

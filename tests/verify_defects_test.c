@@ -8,12 +8,12 @@
 #include "tests/ct.h"
 #include "tests/defect_support.h"
 
-#define EXPERT    "model.layers.1.mlp.experts.3.up_proj.weight"
+#define EXPERT    DEFECT_EXPERT
 #define ROUTER    "model.layers.1.mlp.gate.weight"
 #define BIAS      "model.layers.1.mlp.gate.e_score_correction_bias"
 #define NORM      "model.layers.2.input_layernorm.weight"
 #define MTP_PROJ  "model.layers.4.eh_proj.weight"
-#define ATTENTION "model.layers.2.self_attn.o_proj.weight"
+#define ATTENTION DEFECT_ATTENTION
 
 /* ---- ways to spoil one ---- */
 
@@ -309,47 +309,11 @@ static void fp8_scale_negative(const char *dir)
     poke32(dir, ATTENTION "_scale_inv", 1, 0xBA000000u);
 }
 
-/* What a converter did that divided by 448 twice: every scale of the matrix. */
-static void fp8_scale_twice(const char *dir)
-{
-    float scales[4];
-
-    bundle_peek(dir, ATTENTION "_scale_inv", 0, scales, sizeof scales);
-    for (size_t i = 0; i < 4; i++)
-        scales[i] /= 448;
-    bundle_poke(dir, ATTENTION "_scale_inv", 0, scales, sizeof scales);
-}
-
 static void fp8_scale_not_pow2(const char *dir)
 {
     bundle_replace(dir, "config.json", "\"fmt\": \"e4m3\"", "\"fmt\": \"e4m3\", \"scale_fmt\": \"ue8m0\"");
 }
 /* ---- the forward pass ---- */
-
-static void swap_tensors(const char *dir, const char *a, const char *b, size_t bytes)
-{
-    void *x = mem_alloc(bytes), *y = mem_alloc(bytes);
-
-    bundle_peek(dir, a, 0, x, bytes);
-    bundle_peek(dir, b, 0, y, bytes);
-    bundle_poke(dir, a, 0, y, bytes);
-    bundle_poke(dir, b, 0, x, bytes);
-    mem_free(x);
-    mem_free(y);
-}
-
-/* Nothing that a header, a scale or a hash could tell. */
-static void swap_experts(const char *dir)
-{
-    static const char *const parts[] = {"_packed", "_scale"};
-    struct arena a = {0};
-
-    for (size_t i = 0; i < 2; i++)
-        swap_tensors(dir, arena_printf(&a, EXPERT "%s", parts[i]),
-                     arena_printf(&a, "model.layers.1.mlp.experts.5.up_proj.weight%s", parts[i]),
-                     i == 0 ? 128 * 256 / 2 : 128 * 2 * 2);
-    arena_release(&a);
-}
 
 static void raise_bias(const char *dir)
 {
@@ -477,7 +441,7 @@ static const struct defect defects[] = {
     {"group-empty", group_empty, BASE_INT4, HOW_REHASH | HOW_DEEP},
     {"value-nan", fp8_nan, BASE_FP8, HOW_REHASH | HOW_DEEP},
     {"scale-negative", fp8_scale_negative, BASE_FP8, HOW_REHASH},
-    {"scale-absurd", fp8_scale_twice, BASE_FP8, HOW_REHASH},
+    {"scale-absurd", plant_fp8_scale_twice, BASE_FP8, HOW_REHASH},
     {"scale-not-pow2", fp8_scale_not_pow2, BASE_FP8, HOW_REHASH},
     {"scale-zero", input_scale_zero, BASE_STATIC, HOW_REHASH},
     {"scale-nan", input_scale_nan, BASE_STATIC, HOW_REHASH},
@@ -488,11 +452,11 @@ static const struct defect defects[] = {
     {"input-scale-missing", static_promised, BASE_FP8, HOW_REHASH},
     {"input-scale-unused", static_unsaid, BASE_STATIC, HOW_REHASH},
     {"source-mismatch", flip_byte, BASE_INT4, HOW_REHASH | HOW_SOURCE},
-    {"source-mismatch", fp8_scale_twice, BASE_FP8, HOW_REHASH | HOW_SOURCE},
+    {"source-mismatch", plant_fp8_scale_twice, BASE_FP8, HOW_REHASH | HOW_SOURCE},
     {"side-file-lost", generation_gone, BASE_INT4, HOW_SOURCE},
     {"side-file-changed", eos_past_vocabulary, BASE_INT4, HOW_REHASH | HOW_SOURCE},
-    {"fingerprint-off", swap_experts, BASE_INT4, HOW_REHASH | HOW_ASK},
-    {"fingerprint-off", fp8_scale_twice, BASE_FP8, HOW_REHASH | HOW_ASK},
+    {"fingerprint-off", plant_swapped_experts, BASE_INT4, HOW_REHASH | HOW_ASK},
+    {"fingerprint-off", plant_fp8_scale_twice, BASE_FP8, HOW_REHASH | HOW_ASK},
     {"fingerprint-off", raise_bias, BASE_INT4, HOW_REHASH | HOW_ASK},
     {"router-flips", raise_bias, BASE_INT4, HOW_REHASH | HOW_ASK},
     {"fingerprint-off", mtp_halves_swapped, BASE_INT4, HOW_REHASH | HOW_ASK},
@@ -504,149 +468,6 @@ static const struct defect defects[] = {
 TEST(verify_defects, every_planted_one_is_found_by_its_name)
 {
     defects_check(defects, sizeof defects / sizeof defects[0]);
-}
-
-/* What a calibration chose cannot be made again, but how far off it is can be measured. */
-static void call_calibrated(struct manifest *m, struct arena *a)
-{
-    (void)a;
-    for (size_t i = 0; i < m->row_count; i++)
-        if (strcmp(m->rows[i].method, "absmax") == 0)
-            m->rows[i].method = "ldlq";
-}
-
-TEST(verify_defects, calibrated_weights_are_as_far_off_as_recorded)
-{
-    struct arena a = {0};
-    struct verification v;
-
-    const char *copy = defect_copy(&a, BASE_INT4);
-    ASSERT_TRUE(copy != NULL);
-    bundle_edit_manifest(copy, call_calibrated);
-    if (defect_verify(&v, copy, HOW_SOURCE)) {
-        EXPECT_EQ_U64(192, v.derived.as_far);
-        EXPECT_EQ_U64(v.manifest.row_count - 192, v.derived.exact);
-        EXPECT_EQ_U64(0, findings_count(&v.findings, SEVERITY_ERROR));
-        verify_release(&v);
-    }
-    swap_experts(copy);
-    bundle_rehash(copy);
-    if (defect_verify(&v, copy, HOW_SOURCE)) {
-        expect_finding(&v, "source-error");
-        EXPECT_EQ_U64(2, findings_count(&v.findings, SEVERITY_ERROR)); /* both that were swapped */
-        verify_release(&v);
-    }
-    arena_release(&a);
-}
-
-/* Of FP8 the scales are made again, which a text does not change; they must be the same bytes, not only as far off. */
-TEST(verify_defects, calibrated_fp8_has_the_scales_that_its_source_gives)
-{
-    struct conversion_case c = {.recipe = "fp8-ue8m0"}; /* the source has other scales: none is copied */
-    struct arena a = {0};
-    struct verification v;
-    struct err e = {0};
-    const char *copy = arena_printf(&a, "%s/copy", ct_temp_dir());
-
-    ASSERT_OK(support_convert(SAMPLE, copy, &c, &e), e);
-    bundle_edit_manifest(copy, call_calibrated);
-    if (defect_verify(&v, copy, HOW_SOURCE)) {
-        EXPECT_TRUE(v.derived.as_far > 200);
-        EXPECT_EQ_U64(v.manifest.row_count, v.derived.as_far + v.derived.exact);
-        EXPECT_EQ_U64(0, findings_count(&v.findings, SEVERITY_ERROR));
-        verify_release(&v);
-    }
-    fp8_scale_twice(copy);
-    bundle_rehash(copy);
-    if (defect_verify(&v, copy, HOW_SOURCE)) {
-        expect_finding(&v, "source-mismatch");
-        verify_release(&v);
-    }
-    arena_release(&a);
-}
-
-static void call_searched(struct manifest *m, struct arena *a)
-{
-    static struct manifest_calibration none = {.ending = "search",
-                                               .reason = "no tokens reached it",
-                                               .routed_weight = -1,
-                                               .to_prior = -1,
-                                               .to_diagonal = -1,
-                                               .output_error = -1};
-
-    call_calibrated(m, a);
-    for (size_t i = 0; i < m->row_count; i++)
-        if (strcmp(m->rows[i].method, "ldlq") == 0)
-            m->rows[i].calibration = &none;
-}
-
-TEST(verify_defects, what_no_token_reached_must_be_what_a_search_gives)
-{
-    struct arena a = {0};
-    struct verification v;
-
-    const char *copy = defect_copy(&a, BASE_INT4); /* which has the scales of the largest magnitude */
-    ASSERT_TRUE(copy != NULL);
-    bundle_edit_manifest(copy, call_searched);
-    if (defect_verify(&v, copy, HOW_SOURCE)) {
-        expect_finding(&v, "source-mismatch");
-        EXPECT_EQ_U64(192, findings_count(&v.findings, SEVERITY_ERROR));
-        EXPECT_EQ_U64(0, v.derived.as_far);
-        verify_release(&v);
-    }
-    arena_release(&a);
-}
-
-/* Whatever a recipe may ask for, and from whatever. */
-TEST(verify_defects, bundles_of_every_kind_are_what_their_rows_say)
-{
-    static const struct {
-        const char *from, *recipe;
-    } cases[] = {
-        {"sample", "f32"},
-        {"sample", "f16"},
-        {"sample", "fp8-ue8m0"},
-        {"sample", "fp8-channel"},
-        {"sample", "int4:g32:asym:absmax"},
-        {"sample", "int4:g64:absmax"},
-        {"fp8-ue8m0", "bf16"},
-        {"fp8-ue8m0", "fp8"},
-        {"fp8-ue8m0",
-         "[{\"match\": \"routed_expert\", \"scheme\": \"fp8\"}, {\"match\": \"*\", \"scheme\": \"keep\"}]"},
-        {"sample", "[{\"match\": \"attention\", \"scheme\": \"fp8-ue8m0\"}, {\"match\": \"*\", \"scheme\": \"keep\"}]"},
-        {"sample", "[{\"match\": \"routed_expert\", \"scheme\": \"int4\", \"group\": 128, \"method\": \"absmax\"}, "
-                   "{\"match\": \"*\", \"scheme\": \"fp8\", \"layout\": \"compressed-tensors\"}]"},
-        {"int4:g64:absmax", "int4:g32:absmax"},
-        {"int4:g32:asym:absmax", "fp8"},
-        {"f16", "fp8"},
-    };
-    struct arena a = {0};
-    const char *dir = ct_temp_dir();
-
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        bool sample = strcmp(cases[i].from, "sample") == 0;
-        const char *from = sample ? SAMPLE : arena_printf(&a, "%s/%s", dir, cases[i].from);
-        const char *to = arena_printf(
-            &a, "%s/%s", dir, sample && cases[i].recipe[0] != '[' ? cases[i].recipe : arena_printf(&a, "%zu", i));
-        struct conversion_case c = {.recipe = cases[i].recipe};
-        struct verify_options o = {
-            .quiet = true, .deep = true, .no_fingerprint = true, .sample_percent = 100, .source = from};
-        struct verification v;
-        struct err e = {0};
-        ct_case("%s from %s", cases[i].recipe, cases[i].from);
-        EXPECT_OK(support_convert(from, to, &c, &e), e);
-        if (e.code != ERR_NONE || !verify_run(&v, to, &o, &e)) {
-            EXPECT_OK(e.code == ERR_NONE, e);
-            continue;
-        }
-        for (size_t k = 0; k < v.findings.count; k++)
-            if (rule_get(v.findings.items[k].rule)->severity != SEVERITY_NOTE &&
-                v.findings.items[k].rule != RULE_ENGINE_REFUSES) /* the sample's kv_b_proj is narrow */
-                EXPECT_STR_EQ("", v.findings.items[k].text);
-        EXPECT_EQ_U64(v.manifest.row_count, v.derived.exact);
-        verify_release(&v);
-    }
-    arena_release(&a);
 }
 
 /* And nothing is found in what was just made, but what engines would rather have otherwise. */

@@ -6,142 +6,14 @@
 #include <string.h>
 
 #include "formats/base/progress.h"
-#include "formats/tokenizer.h"
 #include "quant/kernel.h"
 #include "quant/logits.h"
 #include "quant/vecmath.h"
-#include "verify/builtin_text.h"
 #include "verify/forward.h"
 #include "verify/metrics.h"
 #include "verify/mtp.h"
 
 #define PROMPT_TOKENS_MAX 4096u /* of a manifest that someone else wrote */
-
-/* ---- what is asked ---- */
-
-/* Where there is no tokenizer, any ids will do that are always the same ones: a linear congruence, its upper bits. */
-static void seeded_ids(uint32_t ids[FINGERPRINT_TOKENS], uint64_t vocabulary)
-{
-    uint64_t state = 1;
-
-    for (size_t i = 0; i < FINGERPRINT_TOKENS; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        ids[i] = (uint32_t)((state >> 33) % vocabulary);
-    }
-}
-
-static bool builtin_ids(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s, struct err *e)
-{
-    const char *text = builtin_texts[0].text;
-    struct tokenizer t = {0};
-    struct id_list list = {0};
-    bool ok = tokenizer_open(&t, s->checkpoint.dir, e);
-    struct tokenizer_encode how = {.bos = t.add_bos, .ids_wanted = FINGERPRINT_TOKENS};
-
-    ok = ok && tokenizer_encode(&t, text, strlen(text), &how, &list, e) && list.count >= FINGERPRINT_TOKENS;
-    for (size_t i = 0; ok && i < FINGERPRINT_TOKENS; i++) {
-        ids[i] = list.ids[i];
-        ok = ids[i] < s->arch.vocab_size;
-    }
-    id_list_release(&list);
-    tokenizer_release(&t);
-    return ok;
-}
-
-/* What the system refuses says nothing of the tokenizer, and must not choose the prompt. */
-bool fingerprint_prompt(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s, struct err *e)
-{
-    struct err bad = {0};
-
-    if (builtin_ids(ids, s, &bad))
-        return true;
-    if (bad.code == ERR_IO || bad.code == ERR_CANCELLED) {
-        *e = bad;
-        return false;
-    }
-    seeded_ids(ids, s->arch.vocab_size);
-    return true;
-}
-
-/* ---- what it takes ---- */
-
-/* The share of a layer's experts that `tokens` tokens choose, were they to choose evenly. */
-static double chosen_share(const struct arch *a, size_t tokens)
-{
-    double left_out = 1;
-
-    for (size_t i = 0; i < tokens && a->experts > 0; i++)
-        left_out *= 1 - (double)a->experts_per_token / (double)a->experts;
-    return 1 - left_out;
-}
-
-static bool is_routed(enum role role)
-{
-    return role == ROLE_EXPERT_GATE || role == ROLE_EXPERT_UP || role == ROLE_EXPERT_DOWN;
-}
-
-uint64_t fingerprint_weight_bytes(const struct source *s, const struct weight *w, size_t tokens)
-{
-    uint64_t bytes = 0;
-
-    for (enum part part = PART_CODES; part < PART_SHAPE; part++)
-        bytes += w->parts[part] ? w->parts[part]->bytes : 0;
-    if (is_routed(w->id.role))
-        return (uint64_t)((double)bytes * chosen_share(&s->arch, tokens));
-    bool rows_only = w->id.role == ROLE_MTP_EMBED || (w->id.role == ROLE_EMBED && !s->arch.tied_embeddings);
-    if (rows_only && w->rows > 0)
-        return bytes / w->rows * tokens;
-    return bytes;
-}
-
-/* What read_bytes_of gives: bytes[layers] is what stands outside of layers, bytes[layers + 1] the MTP layer. */
-static size_t place_of(const struct source *s, const struct weight *w)
-{
-    return w->id.layer < 0                          ? s->arch.layers
-           : (uint64_t)w->id.layer < s->arch.layers ? (size_t)w->id.layer
-                                                    : s->arch.layers + 1;
-}
-
-/* Of every layer, and of the MTP layer when it is asked; mem_free it. */
-static uint64_t *read_bytes_of(const struct source *s, size_t tokens, bool mtp, uint64_t *total)
-{
-    uint64_t layers = s->arch.layers, *bytes = mem_alloc((layers + 2) * sizeof *bytes);
-
-    *total = 0;
-    for (size_t i = 0; i < s->weights.count; i++) {
-        const struct weight *w = &s->weights.items[i];
-        if (w->id.role == ROLE_UNKNOWN || (w->id.layer >= 0 && (uint64_t)w->id.layer >= layers + mtp))
-            continue;
-        uint64_t one = fingerprint_weight_bytes(s, w, tokens);
-        bytes[place_of(s, w)] += one;
-        *total += one;
-    }
-    return bytes;
-}
-
-static struct batch batch_of(const uint32_t *ids, size_t count, struct sequence *sequence)
-{
-    *sequence = (struct sequence){.tokens = count};
-    return (struct batch){.ids = ids, .tokens = count, .sequences = sequence, .sequence_count = 1};
-}
-
-bool fingerprint_cost(struct fingerprint_cost *cost, const struct source *s, unsigned threads, struct err *e)
-{
-    struct forward_options options = {.threads = threads, .by_slices = true};
-    struct forward *f = NULL;
-    struct sequence sequence;
-    uint32_t ids[FINGERPRINT_TOKENS];
-    struct batch b = batch_of(ids, FINGERPRINT_TOKENS, &sequence);
-
-    *cost = (struct fingerprint_cost){0};
-    if (!forward_open(&f, s, &options, e))
-        return false;
-    cost->memory_bytes =
-        forward_memory_bytes(f, &b) + (uint64_t)FINGERPRINT_TOKENS * s->arch.vocab_size * sizeof(float);
-    mem_free(read_bytes_of(s, FINGERPRINT_TOKENS, forward_has_mtp(f), &cost->read_bytes));
-    forward_close(f);
-    return true;
-}
 
 /* ---- asking ---- */
 
@@ -239,7 +111,8 @@ static bool open_pass(struct asking *k, const struct fingerprint_options *o, str
 {
     struct forward_options options = {.threads = o->threads, .memory_bytes = o->memory_bytes, .by_slices = true};
 
-    k->batch = batch_of(k->ids, k->count, &k->sequence);
+    k->sequence = (struct sequence){.tokens = k->count};
+    k->batch = (struct batch){.ids = k->ids, .tokens = k->count, .sequences = &k->sequence, .sequence_count = 1};
     return forward_open(&k->f, k->s, &options, e) && forward_begin(k->f, &k->batch, e);
 }
 
@@ -247,7 +120,7 @@ static bool ask(struct asking *k, bool mtp, bool quiet, struct err *e)
 {
     uint64_t total = 0;
 
-    k->bytes = read_bytes_of(k->s, k->count, mtp, &total);
+    k->bytes = fingerprint_read_bytes(k->s, k->count, mtp, &total);
     k->progress = progress_new("fingerprint", total, quiet);
     k->logits = mem_aligned(k->count * (size_t)k->s->arch.vocab_size * sizeof *k->logits);
     k->log_sums = mem_alloc(k->count * sizeof *k->log_sums);

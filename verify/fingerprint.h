@@ -46,6 +46,9 @@ bool fingerprint_cost(struct fingerprint_cost *cost, const struct source *s, uns
 bool fingerprint_prompt(uint32_t ids[FINGERPRINT_TOKENS], const struct source *s, struct err *e) CHECKED;
 /* What a pass over so many tokens reads of a weight: routed experts count by how many are expected to be chosen. */
 uint64_t fingerprint_weight_bytes(const struct source *s, const struct weight *w, size_t tokens);
+/* And of every layer: bytes[layers] is what stands outside of layers, bytes[layers + 1] the MTP layer where it is asked
+ * (`mtp`), *total the sum. mem_free it. */
+uint64_t *fingerprint_read_bytes(const struct source *s, size_t tokens, bool mtp, uint64_t *total);
 
 /* Asks the prompt above. In the arena.
  * Numbers that are not finite are ERR_FORMAT: such a bundle does not run. */

@@ -1,8 +1,8 @@
 /* One real-size expert of DeepSeek-V3 by LDLQ to int4 g128 on one core: gate and up 2048 x 7168 with one input, down
  * 7168 x 2048, from block FP8; 4,096 tokens reach it, and a prior stands for all the layer's tokens. Core-seconds of
  * each stage, and what the whole model would take by these: all experts of its 59 MoE layers, each with its share of
- * 131,072 tokens, and the forward pass. An argument scales the widths down: `build/bench/ldlq 4`. What the textbook
- * needs: tests/bench/gptq_torch.py. */
+ * 131,072 tokens, and the forward pass. An argument scales the widths down, to whole groups: `build/bench/ldlq 4`.
+ * What the textbook needs: tests/bench/gptq_torch.py. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +15,7 @@
 #include "samples/generate/v3_layout.h"
 
 #define TOKENS 4096
+#define GROUP  128u /* columns of a scale */
 
 static double now(void)
 {
@@ -80,7 +81,7 @@ static struct loss_matrix matrix(size_t rows, size_t cols)
                  .scale = SCALE_F32,
                  .block_rows = 128,
                  .block_cols = 128},
-        .to = {.kind = SCHEME_INT4, .dtype = DTYPE_I32, .scale = SCALE_BF16, .group_cols = 128},
+        .to = {.kind = SCHEME_INT4, .dtype = DTYPE_I32, .scale = SCALE_BF16, .group_cols = GROUP},
         .rows = rows,
         .cols = cols,
     };
@@ -213,10 +214,16 @@ static bool project(double expert, struct err *e)
     return true;
 }
 
+/* A share of a width, in whole groups, of which int4 has no parts. */
+static size_t scaled(size_t width, size_t by)
+{
+    return by < width / GROUP ? width / by / GROUP * GROUP : GROUP;
+}
+
 int main(int argc, char **argv)
 {
     size_t by = argc > 1 ? strtoul(argv[1], NULL, 10) : 1;
-    size_t hidden = 7168 / (by ? by : 1), inner = 2048 / (by ? by : 1);
+    size_t hidden = scaled(7168, by ? by : 1), inner = scaled(2048, by ? by : 1);
     struct err e = {0};
 
     if (!kernel_pick(&e)) {

@@ -50,7 +50,7 @@ def gptq(w, h):
 
 def main():
     by = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-    hidden, inner = 7168 // by, 2048 // by
+    hidden, inner = (max(width // by // GROUP, 1) * GROUP for width in (7168, 2048))
     torch.randn(64, 64) @ torch.randn(64, 64)
     torch.linalg.cholesky(torch.eye(64))
     print("torch", torch.__version__, "on", ", ".join(libraries()))
