@@ -10,8 +10,8 @@ trap 'rm -rf "$dir" "$dir.ids" "$dir.out" "$dir.log" "$dir.peak"' EXIT
 rm -rf "$dir" "$dir.out"
 "$MAKE_CHECKPOINT" --layers 1 --dense 0 --experts 256 "$dir"
 awk 'BEGIN { srand(3); for (s = 0; s < 16; s++) { for (i = 0; i < 2048; i++) printf "%d ", int(rand() * 2000) + 1; print "" } }' >"$dir.ids"
-calibrate() {
-    "$QUERN" quantize -q --recipe int4 --ids "$dir.ids" --tokens 32768 --context 2048 --memory 6G --no-fingerprint "$@" "$dir" "$dir.out"
+calibrate() { # in a shell of its own, and instead of it: the process that is looked at is quern
+    exec "$QUERN" quantize -q --recipe int4 --ids "$dir.ids" --tokens 32768 --context 2048 --memory 6G --no-fingerprint "$@" "$dir" "$dir.out"
 }
 calibrate --dry-run | grep '^model'
 calibrate >"$dir.log" 2>&1 &
