@@ -1,7 +1,8 @@
 # usage: QUERN=build/quern quality.sh        (by `make bench-quality`)
 # What calibration is worth on the sample: mean KL of each method against the source, as ratios, and the paired
-# differences with their standard errors; "stats" is the search by statistics in place of a text; for FP8 the errors of layers too. calibration.txt fits, evaluation.txt
-# measures, contexts of 256, the length that the sample was trained with.
+# differences with their standard errors; "stats" is the search by statistics in place of a text; for FP8 the errors of
+# layers too. calibration.txt fits, evaluation.txt measures, contexts of 256, the length that the sample was trained
+# with.
 set -eu
 cd "$(dirname "$0")/../.."
 scratch=$(mktemp -d)
