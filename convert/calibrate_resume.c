@@ -11,6 +11,7 @@
 #include "convert/stream_file.h"
 #include "formats/base/log.h"
 #include "formats/base/progress.h"
+#include "formats/base/units.h"
 
 #define MAGIC   "quern-calibrate 1\n"
 #define RECORDS "layers"
@@ -101,7 +102,8 @@ bool calibrate_saved_open(struct calibrate *c, const char *path, struct err *e)
     s->saved_at = now_seconds();
     if (s->layers_done == 0)
         return true;
-    log_note("going on with an unfinished run: %" PRIu64 " layers are done", s->layers_done);
+    log_note("going on with an unfinished run: %" PRIu64 " layer%s %s done", s->layers_done, plural(s->layers_done),
+             is_are(s->layers_done));
     note_progress(c);
     return true;
 }
@@ -163,7 +165,8 @@ void calibrate_saved_close(struct calibrate *c, bool committed, const struct err
     struct err ignored = {0};
 
     if (keep && mine)
-        log_note("%" PRIu64 " layers are safe; the same command goes on from there", s->layers_done);
+        log_note("%" PRIu64 " layer%s %s safe; the same command goes on from there", s->layers_done,
+                 plural(s->layers_done), is_are(s->layers_done));
     if (!keep && s->dir)
         (void)!dir_remove_tree(s->dir, &ignored);
     c->writer.out.keep = keep;

@@ -106,7 +106,9 @@ static bool check_memory(const struct walk *w, struct diff_side *const *sides, s
         most = need > most ? need : most;
     }
     return given == 0 || most <= given / count ||
-           err_memory(e, given, most * count, "one layer of %zu forward passes in step needs", count);
+           err_memory(e, given, most * count,
+                      count == 1 ? "one layer of the model needs" : "one layer of %zu forward passes in step needs",
+                      count);
 }
 
 static bool begin_sides(struct walk *w, struct err *e)

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "formats/base/mem.h"
+#include "formats/base/units.h"
 #include "quant/transform.h"
 #include "verify/expert_place.h"
 #include "verify/forward_private.h"
@@ -259,9 +260,9 @@ static bool check_batch(const struct forward *f, const struct batch *b, struct e
         const struct sequence *s = &b->sequences[i];
         if (s->start_pos > limit || s->tokens > limit - s->start_pos)
             return err_set(e, ERR_LIMIT,
-                           "a context of %zu tokens from position %" PRIu64 " goes past the model's %" PRIu64
+                           "a context of %zu token%s from position %" PRIu64 " goes past the model's %" PRIu64
                            " positions",
-                           s->tokens, s->start_pos, limit);
+                           s->tokens, plural(s->tokens), s->start_pos, limit);
         if (!forward_check_dense(f, s->tokens, e))
             return false;
     }
