@@ -155,6 +155,20 @@ bool calibrate_saved_enter(struct calibrate *c, struct stream *in, struct err *e
     return stream_load(state_path(&c->saved, c->saved.layers_done - 1), in, e);
 }
 
+void calibrate_remove_leftover(const char *path)
+{
+    struct arena a = {0};
+    struct output lock = {0}; /* of the partial file, as a run has it */
+    struct err ignored = {0};
+    const char *dir = arena_printf(&a, "%s%s", path, CALIBRATE_UNFINISHED_SUFFIX);
+    bool done = path_exists(path) && !path_exists(arena_printf(&a, "%s%s", path, FILE_PARTIAL_SUFFIX));
+
+    if (done && path_is_dir(dir) && output_open(&lock, path, 0, true, &ignored))
+        (void)!dir_remove_tree(dir, &ignored);
+    output_release(&lock);
+    arena_release(&a);
+}
+
 /* Another run's, which was refused, is not ours to remove; nor is what the input stopped worth keeping. */
 void calibrate_saved_close(struct calibrate *c, bool committed, const struct err *e)
 {

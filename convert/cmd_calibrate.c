@@ -57,8 +57,10 @@ static const struct opt_command spec = {
 
 static bool check_free(const char *path, struct err *e)
 {
-    return !path || opts.force || opts.dry_run || !path_exists(path) ||
-           err_set(e, ERR_USAGE, "'%s' is there already; --force replaces it", path);
+    if (!path || opts.force || opts.dry_run || !path_exists(path))
+        return true;
+    calibrate_remove_leftover(path);
+    return err_set(e, ERR_USAGE, "'%s' is there already; --force replaces it", path);
 }
 
 static bool check_options(bool source, struct err *e)
