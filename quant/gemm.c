@@ -15,6 +15,7 @@
 #include "quant/gemm_codes.h"
 #include "quant/gemm_kernel.h"
 #include "quant/gemm_strips.h"
+#include "quant/gemm_tiles.h"
 
 struct product {
     const struct gemm_kernel *kernel;
@@ -97,7 +98,8 @@ size_t gemm_scratch_bytes(const struct coded *w, size_t tokens)
     struct scratch s = {0};
 
     product_place(&p, w, tokens, &s);
-    return s.used_bytes;
+    size_t tiles_bytes = gemm_tiles_scratch_bytes(w, tokens);
+    return s.used_bytes > tiles_bytes ? s.used_bytes : tiles_bytes;
 }
 
 /* Columns [col, col + cols) of `rows` rows into the panel, and zeros below them up to a whole tile. */
@@ -277,6 +279,11 @@ bool gemm(const struct kernel *k, const struct coded *w, uint64_t row, uint64_t 
     struct scratch s = {.base = scratch};
 
     assert(w->cols > 0 && row + count <= w->rows && row % scheme_row_multiple(&w->scheme) == 0);
+    if (k->gemm->tiles) {
+        if (gemm_tiles_takes(w))
+            return gemm_tiles(k, w, row, count, x, x_stride, tokens, y, y_stride, add, scratch, e);
+        p.kernel = k->gemm->others;
+    }
     product_place(&p, w, tokens, &s);
     decoder_init(&p.decoder, k, 0, &w->parts);
     size_t block = block_tokens(tokens, p.kernel->strips ? strip_tokens(w->cols) : GEMM_TOKENS);

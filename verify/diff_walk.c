@@ -11,9 +11,22 @@
 
 /* ---- opening ---- */
 
-static size_t side_count(const struct walk *w)
+#define SIDES_MAX (DIFF_CANDIDATES_MAX + 3)
+
+/* Who runs: the reference, candidates, floors. */
+static size_t list_sides(struct walk *w, struct diff_side *sides[SIDES_MAX])
 {
-    return walk_has_ref(w) + w->job->candidate_count + w->bf16.wanted + w->order.wanted;
+    size_t n = 0;
+
+    if (walk_has_ref(w))
+        sides[n++] = &w->ref;
+    for (size_t i = 0; i < w->job->candidate_count; i++)
+        sides[n++] = &w->candidates[i].side;
+    if (w->bf16.wanted)
+        sides[n++] = &w->bf16.side;
+    if (w->order.wanted)
+        sides[n++] = &w->order.side;
+    return n;
 }
 
 /* The first floor_tokens tokens: whole contexts, and the beginning of the one that does not fit, whose states do not
@@ -39,13 +52,11 @@ static void cut_floor_batch(struct walk *w)
     w->order.wanted = true;
 }
 
-static bool open_candidate(struct walk *w, size_t i, const struct forward_options *o, struct err *e)
+static bool begin_candidate(struct walk *w, size_t i, struct err *e)
 {
     struct walk_candidate *c = &w->candidates[i];
     struct diff_report *r = w->report;
 
-    if (!side_open(&c->side, w->job->candidates[i], w->job->batch, o, e))
-        return false;
     c->numbers = w->job->numbers[i];
     c->side.trace = i == 0 ? w->job->trace : NULL;
     c->positions = mem_alloc(w->tokens * sizeof *c->positions);
@@ -70,21 +81,47 @@ static bool open_floor(struct walk *w, struct walk_floor *f, const struct forwar
     return side_open(&f->side, w->job->ref, &w->floor_batch, o, e);
 }
 
-static bool open_sides(struct walk *w, struct err *e)
+static bool open_sides(struct walk *w, size_t count, struct err *e)
 {
     struct forward_options o = w->job->forward, bf16;
 
-    if (o.memory_bytes)
-        o.memory_bytes /= side_count(w);
+    o.memory_bytes /= count;
     bf16 = o;
     bf16.emulate = EMULATE_BF16;
     if (walk_has_ref(w) && !side_open(&w->ref, w->job->ref, w->job->batch, &o, e))
         return false;
     for (size_t i = 0; i < w->job->candidate_count; i++)
-        if (!open_candidate(w, i, &o, e))
+        if (!side_open(&w->candidates[i].side, w->job->candidates[i], w->job->batch, &o, e))
             return false;
-    if (!open_floor(w, &w->bf16, &bf16, e) || !open_floor(w, &w->order, &o, e))
+    return open_floor(w, &w->bf16, &bf16, e) && open_floor(w, &w->order, &o, e);
+}
+
+/* All have the same share, so what is needed in all is as many times what the largest needs. */
+static bool check_memory(const struct walk *w, struct diff_side *const *sides, size_t count, struct err *e)
+{
+    uint64_t given = w->job->forward.memory_bytes, most = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        uint64_t need = forward_memory_bytes(sides[i]->f, sides[i]->batch);
+        most = need > most ? need : most;
+    }
+    return given == 0 || most <= given / count ||
+           err_memory(e, given, most * count, "one layer of %zu forward passes in step needs", count);
+}
+
+static bool begin_sides(struct walk *w, struct err *e)
+{
+    struct diff_side *sides[SIDES_MAX];
+    size_t count = list_sides(w, sides);
+
+    if (!open_sides(w, count, e) || !check_memory(w, sides, count, e))
         return false;
+    for (size_t i = 0; i < count; i++)
+        if (!side_begin(sides[i], e))
+            return false;
+    for (size_t i = 0; i < w->job->candidate_count; i++)
+        if (!begin_candidate(w, i, e))
+            return false;
     return !w->bf16.wanted ||
            (forward_stream(w->bf16.side.f, &w->floor_in, e) && forward_stream(w->bf16.side.f, &w->floor_out, e) &&
             forward_stream(w->bf16.side.f, &w->floor_local, e));
@@ -446,7 +483,7 @@ bool diff_walk(struct diff_report *r, const struct diff_job *job, struct err *e)
 
     start_report(&w);
     cut_floor_batch(&w);
-    bool ok = open_sides(&w, e);
+    bool ok = begin_sides(&w, e);
     if (ok) {
         w.progress = progress_new("diff", bytes_to_read(&w), job->quiet);
         ok = walk_layers(&w, e);
