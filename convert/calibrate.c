@@ -235,14 +235,12 @@ static bool open_forward(struct calibrate *c, struct err *e)
     while (all > 0 && c->threads > 1 &&
            calibrate_memory_bytes(c->source, c->stats, o->losses, c->threads) > all / 4 * 3)
         c->threads--;
-    uint64_t mine = calibrate_memory_bytes(c->source, c->stats, o->losses, c->threads);
-    struct forward_options f = {.threads = c->threads, .memory_bytes = all};
-    if (all > 0 && mine >= all)
-        return err_set(e, ERR_LIMIT, "--memory %llu is less than the %llu bytes that %s need", (unsigned long long)all,
-                       (unsigned long long)mine, o->losses ? "an expert's and a layer's second moments" : "sums");
-    if (all > 0)
-        f.memory_bytes -= mine;
-    return forward_open(&c->forward, c->source, &f, e);
+    struct forward_options f = {
+        .threads = c->threads,
+        .memory_bytes = all,
+        .caller_bytes = calibrate_memory_bytes(c->source, c->stats, o->losses, c->threads),
+    };
+    return forward_open(&c->forward, c->source, &f, e) && forward_check_memory(c->forward, o->batch, e);
 }
 
 /* ---- the whole ---- */

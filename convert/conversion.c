@@ -351,8 +351,7 @@ static bool check_calibration_memory(const struct conversion *c, struct plan *p,
     if (!pipeline_least_bytes(p, o, &options, &p->calibration_bytes, e))
         return false;
     return c->memory_bytes == 0 || p->calibration_bytes <= c->memory_bytes ||
-           err_set(e, ERR_LIMIT, "--memory %llu is less than the %llu bytes that calibration needs",
-                   (unsigned long long)c->memory_bytes, (unsigned long long)p->calibration_bytes);
+           err_memory(e, c->memory_bytes, p->calibration_bytes, "calibration needs");
 }
 
 bool conversion_go(const struct conversion *c, struct plan *p, struct err *e)

@@ -72,9 +72,7 @@ static bool check_memory(const struct fingerprint_cost *cost, const char *what, 
 {
     uint64_t need = cost->memory_bytes + fixed_bytes;
 
-    return need <= memory_bytes ||
-           err_set(e, ERR_LIMIT, "--memory %llu is less than the %llu bytes that %s needs; %s leaves it out",
-                   (unsigned long long)memory_bytes, (unsigned long long)need, what, option);
+    return need <= memory_bytes || err_memory(e, memory_bytes, need, "%s needs; %s leaves it out", what, option);
 }
 
 bool proofs_check_memory(const struct proof *proofs, size_t count, uint64_t memory_bytes, uint64_t fixed_bytes,

@@ -34,7 +34,7 @@ struct proof_wishes {
 
 /* One for each output, in the plan's arena. */
 struct proof *proofs_plan(struct plan *p, unsigned threads, const struct proof_wishes *wishes);
-/* ERR_LIMIT, with both numbers, when the budget is less than a proof needs beside fixed_bytes of tables. */
+/* ERR_MEMORY, with both numbers, when the budget is less than a proof needs beside fixed_bytes of tables. */
 bool proofs_check_memory(const struct proof *proofs, size_t count, uint64_t memory_bytes, uint64_t fixed_bytes,
                          struct err *e) CHECKED;
 /* Fills m's fingerprint, or why there is none, and what is proved, from the stage's own files and p's source. What a

@@ -39,8 +39,7 @@ bool run_size(const struct plan *p, const struct run_options *o, struct run_size
 
     *size = (struct run_size){.slot_bytes = slot, .scratch_bytes = p->scratch_bytes_max, .fixed_bytes = fixed};
     if (o->memory_bytes > 0 && least > o->memory_bytes)
-        return err_set(e, ERR_LIMIT, "--memory %llu is less than the %llu bytes that one job needs",
-                       (unsigned long long)o->memory_bytes, (unsigned long long)least);
+        return err_memory(e, o->memory_bytes, least, "one job needs");
     size->threads = threads;
     size->slot_count = threads + SLOTS_AHEAD;
     for (;;) {

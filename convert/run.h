@@ -36,7 +36,7 @@ struct run_result {
 
 struct journal;
 
-/* How many buffers, and what they need with everything else. ERR_LIMIT, with both numbers, when not even one
+/* How many buffers, and what they need with everything else. ERR_MEMORY, with both numbers, when not even one
  * worker with one buffer fits the budget. */
 struct run_size {
     unsigned threads;

@@ -42,7 +42,7 @@ static uint64_t least_memory(struct made *m, const struct batch *b, struct calib
 
     o.memory_bytes = 1u << 19;
     while (!calibrate(m, b, o, path, &e)) {
-        if (e.code != ERR_LIMIT || o.memory_bytes > 1u << 30) {
+        if (e.code != ERR_MEMORY || o.memory_bytes > 1u << 30) {
             EXPECT_ERR(e, ERR_NONE, "");
             break;
         }
@@ -409,7 +409,7 @@ TEST(calibrate, a_budget_that_is_too_small_is_refused_and_nothing_is_left)
     struct batch b = {made_ids(&m, TOKENS), TOKENS, contexts, 4};
     struct calibrate_options o = {.threads = 1, .losses = true, .memory_bytes = 1000};
     EXPECT_FALSE(calibrate(&m, &b, o, path_join(&m.maker.arena, dir, "stats"), &e));
-    EXPECT_ERR(e, ERR_LIMIT, "--memory 1000 is less than the ");
+    EXPECT_ERR(e, ERR_MEMORY, "--memory 1000 is less than the ");
     EXPECT_TRUE(dir_is_empty(dir));
     made_release(&m);
 }

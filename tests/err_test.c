@@ -136,13 +136,22 @@ TEST(err, a_huge_context_leaves_room_for_the_cause)
     EXPECT_STR_HAS(e.text, "ccc...: the cause");
 }
 
+TEST(err, memory_is_refused_with_both_numbers)
+{
+    struct err e = {0};
+
+    EXPECT_FALSE(err_memory(&e, 5, UINT64_MAX, "%u jobs need", 2u));
+    EXPECT_ERR(e, ERR_MEMORY, "--memory 5 is less than the 18446744073709551615 bytes that 2 jobs need");
+    EXPECT_FALSE(err_memory(NULL, 1, 2, "one job needs"));
+}
+
 TEST(err, exit_statuses_are_those_of_the_manual)
 {
     static const struct row {
         enum err_code code;
         int status;
-    } rows[] = {{ERR_NONE, 0},  {ERR_USAGE, 2}, {ERR_FORMAT, 3},   {ERR_UNSUPPORTED, 3},
-                {ERR_LIMIT, 3}, {ERR_IO, 4},    {ERR_CANCELLED, 4}};
+    } rows[] = {{ERR_NONE, 0},  {ERR_USAGE, 2},  {ERR_FORMAT, 3}, {ERR_UNSUPPORTED, 3},
+                {ERR_LIMIT, 3}, {ERR_MEMORY, 4}, {ERR_IO, 4},     {ERR_CANCELLED, 4}};
 
     for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
         ct_case("code %d", (int)rows[r].code);

@@ -172,7 +172,7 @@ TEST(fingerprint, the_plan_knows_the_cost)
             EXPECT_TRUE(made.read_bytes > 0 && made.memory_bytes > 0);
             EXPECT_OK(proofs_check_memory(proofs, 1, made.memory_bytes + 100, 100, &e), e);
             EXPECT_FALSE(proofs_check_memory(proofs, 1, made.memory_bytes + 99, 100, &e));
-            EXPECT_ERR(e, ERR_LIMIT, "--no-fingerprint leaves it out");
+            EXPECT_ERR(e, ERR_MEMORY, "--no-fingerprint leaves it out");
         }
         source_close(&s);
         planned_close(&p);

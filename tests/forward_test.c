@@ -401,7 +401,7 @@ TEST(forward, batches_that_do_not_fit_the_model_are_refused_with_both_numbers)
     o.memory_bytes = 1000;
     ASSERT_OK(forward_open(&f, &m.source, &o, &e), e);
     EXPECT_FALSE(forward_begin(f, &b, &e));
-    EXPECT_ERR(e, ERR_LIMIT, "--memory 1000 is less than the ");
+    EXPECT_ERR(e, ERR_MEMORY, "--memory 1000 is less than the ");
     forward_close(f);
     made_release(&m);
 }

@@ -135,14 +135,16 @@ static bool plan_cache(const struct arch *arch, const struct id_list *ids, struc
     uint64_t width = arch->kv_lora_rank + arch->qk_rope_dim, room = ids->count + opts.tokens;
     uint64_t need =
         arch->layers * width * room * sizeof(float); /* each factor is below 2^31, and they are real sizes */
-    uint64_t limit =
-        o->memory_bytes ? o->memory_bytes : (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
-    char need_text[BYTES_TEXT], limit_text[BYTES_TEXT];
+    uint64_t half = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
 
     o->caller_bytes = need + arch->vocab_size * sizeof(float);
-    return need <= limit || err_set(e, ERR_USAGE, "a cache for %llu tokens needs %s, more than the %s of --memory",
-                                    (unsigned long long)room, bytes_text((double)need, need_text),
-                                    bytes_text((double)limit, limit_text));
+    if (o->memory_bytes > 0)
+        return need <= o->memory_bytes ||
+               err_memory(e, o->memory_bytes, need, "a cache for %llu tokens needs", (unsigned long long)room);
+    return need <= half || err_set(e, ERR_MEMORY,
+                                   "a cache for %llu tokens needs %llu bytes, more than the %llu of half the machine's "
+                                   "memory; --memory allows more",
+                                   (unsigned long long)room, (unsigned long long)need, (unsigned long long)half);
 }
 
 /* ---- the text ---- */

@@ -42,8 +42,11 @@ bool floors_open(struct walk *w, const struct forward_options *o, struct err *e)
     struct forward_options bf16 = *o;
 
     bf16.emulate = EMULATE_BF16;
-    if (!open_floor(w, &w->bf16, &bf16, e) || !open_floor(w, &w->order, o, e))
-        return false;
+    return open_floor(w, &w->bf16, &bf16, e) && open_floor(w, &w->order, o, e);
+}
+
+bool floors_begin(struct walk *w, struct err *e)
+{
     return !w->bf16.wanted || forward_stream(w->bf16.side.f, &w->floor_local, e);
 }
 

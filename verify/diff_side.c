@@ -7,14 +7,17 @@
 bool side_open(struct diff_side *s, const struct source *source, const struct batch *batch,
                const struct forward_options *o, struct err *e)
 {
-    const struct arch *arch = &source->arch;
+    *s = (struct diff_side){.source = source, .arch = &source->arch, .batch = batch};
+    return forward_open(&s->f, source, o, e) || err_in(e, "'%s'", source->checkpoint.path);
+}
 
-    *s = (struct diff_side){.arch = arch, .batch = batch};
-    if (!forward_open(&s->f, source, o, e) || !forward_begin(s->f, batch, e) ||
-        !forward_stream(s->f, &s->states[0], e) || !forward_stream(s->f, &s->states[1], e))
-        return err_in(e, "'%s'", source->checkpoint.path);
-    if (arch->experts)
-        s->chosen = mem_alloc(batch->tokens * arch->experts_per_token * sizeof *s->chosen);
+bool side_begin(struct diff_side *s, struct err *e)
+{
+    if (!forward_begin(s->f, s->batch, e) || !forward_stream(s->f, &s->states[0], e) ||
+        !forward_stream(s->f, &s->states[1], e))
+        return err_in(e, "'%s'", s->source->checkpoint.path);
+    if (s->arch->experts)
+        s->chosen = mem_alloc(s->batch->tokens * s->arch->experts_per_token * sizeof *s->chosen);
     return true;
 }
 

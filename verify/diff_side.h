@@ -8,6 +8,7 @@
 
 struct diff_side {
     struct forward *f;
+    const struct source *source;
     const struct arch *arch;
     const struct batch *batch;
     struct stream states[2];
@@ -19,6 +20,7 @@ struct diff_side {
 
 bool side_open(struct diff_side *s, const struct source *source, const struct batch *batch,
                const struct forward_options *o, struct err *e) CHECKED;
+bool side_begin(struct diff_side *s, struct err *e) CHECKED; /* with the memory that open was told */
 void side_close(struct diff_side *s); /* idempotent */
 bool side_embed(struct diff_side *s, struct err *e) CHECKED;
 /* by: the side that ran this layer last, on the same state with the same attention, which is not run again; or NULL. */

@@ -11,18 +11,29 @@
 
 /* ---- opening ---- */
 
-static size_t side_count(const struct walk *w)
+#define SIDES_MAX (DIFF_CANDIDATES_MAX + 3)
+
+/* Who runs: the reference, candidates, floors. */
+static size_t list_sides(struct walk *w, struct diff_side *sides[SIDES_MAX])
 {
-    return walk_has_ref(w) + w->job->candidate_count + w->bf16.wanted + w->order.wanted;
+    size_t n = 0;
+
+    if (walk_has_ref(w))
+        sides[n++] = &w->ref;
+    for (size_t i = 0; i < w->job->candidate_count; i++)
+        sides[n++] = &w->candidates[i].side;
+    if (w->bf16.wanted)
+        sides[n++] = &w->bf16.side;
+    if (w->order.wanted)
+        sides[n++] = &w->order.side;
+    return n;
 }
 
-static bool open_candidate(struct walk *w, size_t i, const struct forward_options *o, struct err *e)
+static bool begin_candidate(struct walk *w, size_t i, struct err *e)
 {
     struct walk_candidate *c = &w->candidates[i];
     struct diff_report *r = w->report;
 
-    if (!side_open(&c->side, w->job->candidates[i], w->job->batch, o, e))
-        return false;
     c->numbers = w->job->numbers[i];
     c->side.trace = i == 0 ? w->job->trace : NULL;
     c->positions = mem_alloc(w->tokens * sizeof *c->positions);
@@ -39,18 +50,46 @@ static bool open_candidate(struct walk *w, size_t i, const struct forward_option
     return forward_stream(c->side.f, &c->local, e);
 }
 
-static bool open_sides(struct walk *w, struct err *e)
+static bool open_sides(struct walk *w, size_t count, struct err *e)
 {
     struct forward_options o = w->job->forward;
 
-    if (o.memory_bytes)
-        o.memory_bytes /= side_count(w);
+    o.memory_bytes /= count;
     if (walk_has_ref(w) && !side_open(&w->ref, w->job->ref, w->job->batch, &o, e))
         return false;
     for (size_t i = 0; i < w->job->candidate_count; i++)
-        if (!open_candidate(w, i, &o, e))
+        if (!side_open(&w->candidates[i].side, w->job->candidates[i], w->job->batch, &o, e))
             return false;
     return floors_open(w, &o, e);
+}
+
+/* All have the same share, so what is needed in all is as many times what the largest needs. */
+static bool check_memory(const struct walk *w, struct diff_side *const *sides, size_t count, struct err *e)
+{
+    uint64_t given = w->job->forward.memory_bytes, most = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        uint64_t need = forward_memory_bytes(sides[i]->f, sides[i]->batch);
+        most = need > most ? need : most;
+    }
+    return given == 0 || most <= given / count ||
+           err_memory(e, given, most * count, "one layer of %zu forward passes in step needs", count);
+}
+
+static bool begin_sides(struct walk *w, struct err *e)
+{
+    struct diff_side *sides[SIDES_MAX];
+    size_t count = list_sides(w, sides);
+
+    if (!open_sides(w, count, e) || !check_memory(w, sides, count, e))
+        return false;
+    for (size_t i = 0; i < count; i++)
+        if (!side_begin(sides[i], e))
+            return false;
+    for (size_t i = 0; i < w->job->candidate_count; i++)
+        if (!begin_candidate(w, i, e))
+            return false;
+    return floors_begin(w, e);
 }
 
 static void start_report(struct walk *w)
@@ -366,7 +405,7 @@ bool diff_walk(struct diff_report *r, const struct diff_job *job, struct err *e)
 
     start_report(&w);
     floors_init(&w);
-    bool ok = open_sides(&w, e);
+    bool ok = begin_sides(&w, e);
     if (ok) {
         w.progress = progress_new("diff", bytes_to_read(&w), job->quiet);
         ok = walk_layers(&w, e);

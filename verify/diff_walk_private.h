@@ -56,6 +56,7 @@ static inline bool walk_has_ref(const struct walk *w)
  * reference's and, in a layer, after the candidates'. Without a reference, or tokens for them, nothing is done. */
 void floors_init(struct walk *w);
 bool floors_open(struct walk *w, const struct forward_options *o, struct err *e) CHECKED;
+bool floors_begin(struct walk *w, struct err *e) CHECKED; /* after side_begin of both */
 bool floors_embed(struct walk *w, struct err *e) CHECKED;
 bool floors_layer(struct walk *w, uint64_t layer, struct err *e) CHECKED; /* fills the candidates' local_floor */
 void floors_sum(struct walk *w);

@@ -124,6 +124,8 @@ unsigned forward_threads(const struct forward *f);
 
 /* The least memory that a walk of such a batch needs, with its streams in files. */
 uint64_t forward_memory_bytes(struct forward *f, const struct batch *b);
+/* ERR_MEMORY, with both numbers, when the budget is less. */
+bool forward_check_memory(struct forward *f, const struct batch *b, struct err *e) CHECKED;
 /* What follows is about this batch, which stays the caller's and unchanged. Refuses ids past the vocabulary, contexts
  * past what the model is made for, and a batch that needs more memory than there may be. */
 bool forward_begin(struct forward *f, const struct batch *b, struct err *e) CHECKED;

@@ -1,7 +1,6 @@
 /* What a forward pass may hold at once: how many tokens a stage takes, which
  * streams are in memory, how far ahead experts are read. Any choice gives the
  * same bits. */
-#include <inttypes.h>
 #include <unistd.h>
 
 #include "formats/base/mem.h"
@@ -195,14 +194,19 @@ static void choose_memory(struct forward *f, const struct batch *b, uint64_t roo
     }
 }
 
+bool forward_check_memory(struct forward *f, const struct batch *b, struct err *e)
+{
+    uint64_t given = f->options.memory_bytes, need = forward_memory_bytes(f, b);
+
+    return given == 0 || need <= given || err_memory(e, given, need, "one layer of this model needs");
+}
+
 bool forward_plan_memory(struct forward *f, const struct batch *b, struct err *e)
 {
     uint64_t need = forward_memory_bytes(f, b), limit = memory_limit(f);
 
-    if (need > limit && f->options.memory_bytes > 0)
-        return err_set(e, ERR_LIMIT,
-                       "--memory %" PRIu64 " is less than the %" PRIu64 " bytes that one layer of this model needs",
-                       limit, need);
+    if (!forward_check_memory(f, b, e))
+        return false;
     uint64_t spare = limit > need ? limit - need : 0;
     close_streams(f);
     uint64_t streams = streams_bytes(f, b);

@@ -414,7 +414,7 @@ bool weights_diff_run(struct weights_diff *out, const struct source *ref, const 
     d.progress = progress_new("diff", out->read_bytes, job->quiet);
     ok = pool_run(threads, d.chunk_count, run_chunk, &d, e);
     progress_end(d.progress, ok);
-    ok = ok && fold(&d, e) && weights_judge(out, d.side, e);
+    ok = ok && fold(&d, e) && weights_judge(out, d.side, job->exact_only, e);
 done:
     mem_free(slab);
     mem_free(d.scratch);

@@ -15,7 +15,8 @@
 
 /* Largest relative errors |a - b| / |a| that a storage explains. Rounding to BF16 or F16 is at most half a
  * step of 2^-8 in each value, that is 2^-9; e4m3 has steps of 1/8 to 1/16, measured 0.026 on trained weights;
- * int4 measures 0.08 to 0.12 in groups of 32 to 128. What decodes a scale wrongly is far outside. */
+ * int4 measures 0.08 to 0.12 in groups of 32 to 128. What decodes a scale wrongly is far outside. Calibration may
+ * go further, as far as CAND's quern.json records. */
 #define DIFF_FLOAT_ERROR_MAX     0x1p-8
 #define DIFF_FP8_ERROR_MAX       0.06
 #define DIFF_INT4_ERROR_MAX      0.2

@@ -1,7 +1,12 @@
 #include "verify/weights_judge.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
+
+#include "formats/base/file.h"
+#include "formats/base/map.h"
+#include "formats/manifest.h"
 
 bool weights_same_shape(const struct weight *a, const struct weight *b)
 {
@@ -18,6 +23,49 @@ bool weight_is_raw(const struct weight *w)
 {
     return w->stored.kind == SCHEME_RAW;
 }
+
+/* ---- what CAND's quern.json says ---- */
+
+/* Recorded errors have six digits. */
+#define RECORDED_ERROR_SLACK 1e-4
+
+struct records {
+    struct arena arena;
+    struct manifest manifest;
+    struct map by_name; /* of the manifest's rows */
+};
+
+static void records_release(struct records *k)
+{
+    map_release(&k->by_name);
+    arena_release(&k->arena);
+}
+
+/* No quern.json, no records. */
+static bool records_read(struct records *k, const struct source *cand, struct err *e)
+{
+    const char *path = path_join(&k->arena, cand->checkpoint.dir, MANIFEST_NAME);
+
+    if (!path_exists(path))
+        return true;
+    if (!manifest_load(&k->manifest, &k->arena, path, e))
+        return false;
+    for (size_t i = 0; i < k->manifest.row_count; i++)
+        map_put(&k->by_name, k->manifest.rows[i].name, i);
+    return true;
+}
+
+/* Calibration serves a layer's output, and takes a weight further from its source than rounding would: as far as is
+ * recorded of it. 0: nothing is. */
+static double recorded_error(const struct records *k, const struct weight *cand)
+{
+    size_t i = map_get(&k->by_name, cand->name);
+    const struct manifest_row *row = i == MAP_NONE ? NULL : &k->manifest.rows[i];
+
+    return row && row->calibration && isfinite(row->error) ? row->error * (1 + RECORDED_ERROR_SLACK) : 0;
+}
+
+/* ---- judging ---- */
 
 /* The error that storing values of one scheme in another explains; negative: none may be there at all. */
 static double error_limit(const struct weight *ref, const struct weight *cand)
@@ -55,9 +103,10 @@ static const char *judge_shapes(struct weights_diff *d, const struct weight_diff
                         scheme_text(&w->cand->stored, cand));
 }
 
-static const char *judge_values(struct weights_diff *d, const struct weight_diff *w)
+static const char *judge_values(struct weights_diff *d, const struct weight_diff *w, const struct records *records)
 {
-    double limit = error_limit(w->ref, w->cand), relative = weight_diff_relative(w);
+    double limit = error_limit(w->ref, w->cand), recorded = recorded_error(records, w->cand);
+    double relative = weight_diff_relative(w);
     const struct role_info *role = role_get(w->ref->id.role);
     bool alike = scheme_same_storage(&w->ref->stored, &w->cand->stored);
 
@@ -70,9 +119,12 @@ static const char *judge_values(struct weights_diff *d, const struct weight_diff
         return arena_printf(&d->arena, "%" PRIu64 " values differ (relative error %.3g), but it %s", w->differing,
                             relative, why);
     }
-    if (relative <= limit)
+    if (relative <= limit || relative <= recorded)
         return NULL;
     char stored[SCHEME_TEXT];
+    if (recorded > limit)
+        return arena_printf(&d->arena, "relative error %.6g is past the %.6g that " MANIFEST_NAME " records of it",
+                            relative, recorded / (1 + RECORDED_ERROR_SLACK));
     return arena_printf(&d->arena, "relative error %.3g is past the %.3g that %s explains", relative, limit,
                         scheme_text(&w->cand->stored, stored));
 }
@@ -84,14 +136,14 @@ static const char *judge_presence(const struct weight_diff *w)
     return w->ref ? "missing in CAND" : "not in REF";
 }
 
-/* Static activation scales are a few bytes. */
+/* Static activation scales are a few bytes, and belong to a way of storing: another way, other scales or none. */
 static bool judge_input_scale(const struct source *const side[2], const struct weight_diff *w, const char **unexpected,
                               struct err *e)
 {
     uint8_t data[2][4096];
     const struct tensor *s = w->ref->input_scale, *t = w->cand->input_scale;
 
-    if (!s && !t)
+    if ((!s && !t) || !scheme_same_storage(&w->ref->stored, &w->cand->stored))
         return true;
     if (!s || !t || s->dtype != t->dtype || s->bytes != t->bytes || s->bytes > sizeof data[0]) {
         *unexpected = !t   ? "its input_scale is missing in CAND"
@@ -107,19 +159,28 @@ static bool judge_input_scale(const struct source *const side[2], const struct w
     return true;
 }
 
-bool weights_judge(struct weights_diff *d, const struct source *const side[2], struct err *e)
+static bool judge(struct weights_diff *d, struct weight_diff *w, const struct records *records,
+                  const struct source *const side[2], struct err *e)
 {
-    for (size_t i = 0; i < d->count; i++) {
-        struct weight_diff *w = &d->items[i];
-        if (!w->ref || !w->cand)
-            w->unexpected = judge_presence(w);
-        else if (w->compared)
-            w->unexpected = judge_values(d, w);
-        else if (!w->unexpected && !w->skipped)
-            w->unexpected = judge_shapes(d, w);
-        if (w->ref && w->cand && !w->unexpected && !judge_input_scale(side, w, &w->unexpected, e))
-            return false;
-        d->unexpected_count += w->unexpected != NULL;
-    }
+    if (!w->ref || !w->cand)
+        w->unexpected = judge_presence(w);
+    else if (w->compared)
+        w->unexpected = judge_values(d, w, records);
+    else if (!w->unexpected && !w->skipped)
+        w->unexpected = judge_shapes(d, w);
+    if (w->ref && w->cand && !w->unexpected && !judge_input_scale(side, w, &w->unexpected, e))
+        return false;
+    d->unexpected_count += w->unexpected != NULL;
     return true;
+}
+
+bool weights_judge(struct weights_diff *d, const struct source *const side[2], bool exact_only, struct err *e)
+{
+    struct records records = {0};
+    bool ok = exact_only || records_read(&records, side[1], e);
+
+    for (size_t i = 0; ok && i < d->count; i++)
+        ok = judge(d, &d->items[i], &records, side, e);
+    records_release(&records);
+    return ok;
 }

@@ -10,7 +10,8 @@ bool weights_same_shape(const struct weight *a, const struct weight *b);
 bool weight_is_raw(const struct weight *w);
 
 /* After the sums are whole: fills each item's `unexpected`, where it is not said already, and counts them.
- * side: REF and CAND, for static activation scales, which are read here. */
-bool weights_judge(struct weights_diff *d, const struct source *const side[2], struct err *e) CHECKED;
+ * side: REF and CAND, for static activation scales and CAND's quern.json, which are read here; the latter tells how
+ * far calibration took a weight, and is not asked with exact_only. */
+bool weights_judge(struct weights_diff *d, const struct source *const side[2], bool exact_only, struct err *e) CHECKED;
 
 #endif

@@ -1,6 +1,7 @@
 #include "formats/base/err.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -93,6 +94,18 @@ bool err_sys(struct err *e, const char *fmt, ...)
     return false;
 }
 
+bool err_memory(struct err *e, uint64_t given, uint64_t need, const char *fmt, ...)
+{
+    struct draft d;
+    va_list args;
+
+    va_start(args, fmt);
+    draft_format(&d, fmt, args);
+    va_end(args);
+    return err_set(e, ERR_MEMORY, "--memory %" PRIu64 " is less than the %" PRIu64 " bytes that %s", given, need,
+                   d.text);
+}
+
 bool err_in(struct err *e, const char *fmt, ...)
 {
     struct draft d;
@@ -142,6 +155,7 @@ int err_exit_status(enum err_code code)
     case ERR_UNSUPPORTED:
     case ERR_LIMIT:
         return 3;
+    case ERR_MEMORY:
     case ERR_IO:
     case ERR_CANCELLED:
         return 4;

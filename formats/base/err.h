@@ -8,6 +8,7 @@
 #define FORMATS_BASE_ERR_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #define CHECKED                __attribute__((warn_unused_result))
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
@@ -19,6 +20,7 @@ enum err_code {
     ERR_FORMAT,      /* the input is malformed                  exit 3 */
     ERR_UNSUPPORTED, /* well-formed, but nothing we can do      exit 3 */
     ERR_LIMIT,       /* a size from a file passes a named limit exit 3 */
+    ERR_MEMORY,      /* --memory is less than the work needs    exit 4 */
     ERR_IO,          /* the system refused                      exit 4 */
     ERR_CANCELLED,   /* a signal; the caller re-raises it              */
 };
@@ -36,6 +38,9 @@ bool err_set(struct err *e, enum err_code code, const char *fmt, ...) PRINTF_LIK
 
 /* The same with ERR_IO and ": strerror(errno)" behind the text. */
 bool err_sys(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* ERR_MEMORY: "--memory GIVEN is less than the NEED bytes that " and who needs them, in all: "one job needs". */
+bool err_memory(struct err *e, uint64_t given, uint64_t need, const char *fmt, ...) PRINTF_LIKE(4, 5);
 
 /* Puts "context: " in front of what is there; always returns false. */
 bool err_in(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
