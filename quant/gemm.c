@@ -15,6 +15,7 @@
 #include "quant/gemm_codes.h"
 #include "quant/gemm_kernel.h"
 #include "quant/gemm_strips.h"
+#include "quant/gemm_tiles.h"
 
 struct product {
     const struct gemm_kernel *kernel;
@@ -97,7 +98,8 @@ size_t gemm_scratch_bytes(const struct coded *w, size_t tokens)
     struct scratch s = {0};
 
     product_place(&p, w, tokens, &s);
-    return s.used_bytes;
+    size_t tiles_bytes = gemm_tiles_scratch_bytes(w, tokens);
+    return s.used_bytes > tiles_bytes ? s.used_bytes : tiles_bytes;
 }
 
 /* Columns [col, col + cols) of `rows` rows into the panel, and zeros below them up to a whole tile. */
@@ -208,28 +210,27 @@ static void pack_block(struct product *p, size_t token, size_t tokens)
 static bool multiply_strips(struct product *p, uint64_t row, size_t rows, size_t token, size_t tokens, struct err *e)
 {
     const struct gemm_strips *kernel = p->kernel->strips;
-    size_t strips = (rows + GEMM_STRIP_ROWS - 1) / GEMM_STRIP_ROWS;
-    const float *packed = p->packed;
+    struct gemm_strip_panel panel = {.strips = p->strips,
+                                     .packed = p->packed,
+                                     .strip_count = (rows + GEMM_STRIP_ROWS - 1) / GEMM_STRIP_ROWS,
+                                     .tokens = tokens,
+                                     .y_stride = p->y_stride,
+                                     .rows = rows,
+                                     .add = p->add};
 
     for (uint64_t c = 0; c < p->w->cols; c += GEMM_STRIP_COLS) {
         size_t cols = at_most(p->w->cols - c, GEMM_STRIP_COLS);
-        for (size_t s = 0, r = 0; s < strips; s++, r += GEMM_STRIP_ROWS)
+        for (size_t s = 0, r = 0; r < rows; s++, r += GEMM_STRIP_ROWS)
             if (!fill_strip(p, p->strips + s * GEMM_STRIP_FLOATS, row + r, at_most(rows - r, GEMM_STRIP_ROWS), c, cols,
                             e))
                 return false;
-        struct gemm_strip_panel panel = {.strips = p->strips,
-                                         .packed = packed,
-                                         .strip_count = strips,
-                                         .tokens = tokens,
-                                         .cols = cols,
-                                         .first = c == 0,
-                                         .last = c + cols == p->w->cols,
-                                         .later =
-                                             codes_later(p, row, rows, c, cols, GEMM_STRIPS_ROWS, GEMM_STRIP_COLS)};
+        panel.cols = cols;
+        panel.first = c == 0;
+        panel.y = c + cols == p->w->cols ? p->y + token * p->y_stride + row : NULL;
+        panel.later = codes_later(p, row, rows, c, cols, GEMM_STRIPS_ROWS, GEMM_STRIP_COLS);
         kernel->sum(p->strip_sums, &panel);
-        packed += GEMM_LANES * gemm_x_lane(tokens, cols);
+        panel.packed += GEMM_LANES * gemm_x_lane(tokens, cols);
     }
-    kernel->store(p->y + token * p->y_stride + row, p->y_stride, p->strip_sums, rows, tokens, p->add);
     return true;
 }
 
@@ -278,6 +279,11 @@ bool gemm(const struct kernel *k, const struct coded *w, uint64_t row, uint64_t 
     struct scratch s = {.base = scratch};
 
     assert(w->cols > 0 && row + count <= w->rows && row % scheme_row_multiple(&w->scheme) == 0);
+    if (k->gemm->tiles) {
+        if (gemm_tiles_takes(w))
+            return gemm_tiles(k, w, row, count, x, x_stride, tokens, y, y_stride, add, scratch, e);
+        p.kernel = k->gemm->others;
+    }
     product_place(&p, w, tokens, &s);
     decoder_init(&p.decoder, k, 0, &w->parts);
     size_t block = block_tokens(tokens, p.kernel->strips ? strip_tokens(w->cols) : GEMM_TOKENS);

@@ -10,9 +10,10 @@
  *   fold      acc[l] += acc[l + 8] for l < 8, then 4, 2, 1
  *   y[t][r]   acc[0], or with `add` y[t][r] + acc[0]
  *
- * so that every variant of quant/kernel.h gives the same bits, one token gives
- * the bits it has among a thousand, and what a forward pass decides does not
- * depend on the CPU. x is finite; a NaN in it comes out in its token's row. */
+ * so that every exact variant of quant/kernel.h gives the same bits, one token
+ * gives the bits it has among a thousand, and what a forward pass decides does
+ * not depend on the CPU. Variants of the class "amx" have the order of
+ * quant/gemm_tiles.h. x is finite; a NaN in it comes out in its token's row. */
 #ifndef QUANT_GEMM_H
 #define QUANT_GEMM_H
 

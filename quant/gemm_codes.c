@@ -17,7 +17,7 @@ static bool groups_fit(uint64_t group, uint64_t col, size_t cols)
     return col % group == 0 || col / group == (col + cols - 1) / group;
 }
 
-static bool find_coding(const struct scheme *s, enum gemm_coding *coding)
+bool gemm_coding_find(const struct scheme *s, enum gemm_coding *coding)
 {
     if (s->kind == SCHEME_PLAIN && (s->dtype == DTYPE_F32 || s->dtype == DTYPE_BF16))
         *coding = s->dtype == DTYPE_F32 ? GEMM_F32 : GEMM_BF16;
@@ -65,7 +65,7 @@ bool gemm_coder_locate(const struct decoder *d, uint64_t row, uint64_t col, stru
     static const uint8_t bits[GEMM_CODING_COUNT] = {
         [GEMM_F32] = 32, [GEMM_BF16] = 16, [GEMM_E4M3] = 8, [GEMM_INT4] = 4};
 
-    if (!find_coding(d->from, &codes->coding))
+    if (!gemm_coding_find(d->from, &codes->coding))
         return false;
     uint64_t row_bits = d->cols * bits[codes->coding];
     codes->row_bytes = codes->coding == GEMM_INT4 ? (row_bits + 31) / 32 * 4 : row_bits / 8;
@@ -74,8 +74,8 @@ bool gemm_coder_locate(const struct decoder *d, uint64_t row, uint64_t col, stru
     return true;
 }
 
-bool gemm_coder_describe(struct gemm_coder *c, struct decoder *d, uint64_t row, size_t rows, uint64_t col, size_t cols,
-                         struct gemm_codes *codes)
+bool gemm_coder_read(struct gemm_coder *c, struct decoder *d, uint64_t row, size_t rows, uint64_t col, size_t cols,
+                     struct gemm_codes *codes, bool *past)
 {
     uint64_t group = d->block_cols, first = col / group, end = (col + cols + group - 1) / group;
     bool shared = d->from->kind == SCHEME_FP8_BLOCK || d->from->kind == SCHEME_FP8_TENSOR, ok;
@@ -85,9 +85,19 @@ bool gemm_coder_describe(struct gemm_coder *c, struct decoder *d, uint64_t row, 
     codes->group_cols = group < cols ? group : cols;
     codes->scales = NULL;
     codes->scales_stride = 0;
+    *past = false;
     if (d->from->scale == SCALE_NONE)
         return true;
     ok = shared ? share_scales(d, row, rows, first, codes) : gather_scales(c, d, row, rows, first, end, codes);
     size_t count = shared ? end - first : rows * codes->scales_stride;
-    return ok && d->kernel->absmax(codes->scales, count) <= GEMM_SCALE_MAX;
+    *past = ok && d->kernel->absmax(codes->scales, count) > GEMM_SCALE_MAX;
+    return ok;
+}
+
+bool gemm_coder_describe(struct gemm_coder *c, struct decoder *d, uint64_t row, size_t rows, uint64_t col, size_t cols,
+                         struct gemm_codes *codes)
+{
+    bool past;
+
+    return gemm_coder_read(c, d, row, rows, col, cols, codes, &past) && !past;
 }

@@ -42,6 +42,7 @@ struct gemm_later {
 };
 
 struct gemm_strips; /* quant/gemm_strips.h */
+struct gemm_tiles;  /* quant/gemm_tiles.h */
 
 struct gemm_kernel {
     /* Up to so many tokens decoding again costs less than a panel does: sum_coded alone. */
@@ -61,6 +62,10 @@ struct gemm_kernel {
     void (*fold)(float *y, size_t y_stride, const float *sums, size_t rows, size_t tokens, bool add);
     /* NULL, or what works more than few tokens instead of sum. */
     const struct gemm_strips *strips;
+    /* NULL, or what works all matrices that it takes, in an order of its own. `others` then works the others, and
+     * nothing above is there. */
+    const struct gemm_tiles *tiles;
+    const struct gemm_kernel *others;
 };
 
 extern const struct gemm_kernel gemm_ref, gemm_avx2, gemm_avx512;
