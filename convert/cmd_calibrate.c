@@ -1,6 +1,5 @@
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "convert/calibrate.h"
 #include "convert/calibrate_report.h"
@@ -10,6 +9,7 @@
 #include "formats/base/pool.h"
 #include "formats/base/units.h"
 #include "formats/imatrix.h"
+#include "verify/output_files.h"
 
 static struct {
     struct corpus_options text;
@@ -61,6 +61,16 @@ static bool check_free(const char *path, struct err *e)
            err_set(e, ERR_USAGE, "'%s' is there already; --force replaces it", path);
 }
 
+static bool check_outputs(struct output_files *o, struct err *e)
+{
+    if (!check_free(opts.output, e) || !check_free(opts.imatrix, e))
+        return false;
+    output_files_add(o, "output", opts.output);
+    output_files_add(o, "imatrix", opts.imatrix);
+    return (opts.dry_run || output_files_check(o, e)) && output_files_spare_file(o, opts.text.text, e) &&
+           output_files_spare_file(o, opts.text.ids, e);
+}
+
 static bool check_options(bool source, struct err *e)
 {
     bool convert_only = opts.merge.count == 1 && opts.imatrix;
@@ -74,11 +84,7 @@ static bool check_options(bool source, struct err *e)
     if (!opts.output && !convert_only && !(opts.dry_run && source))
         return err_set(e, ERR_USAGE, "calibrate wants --output STATS%s",
                        opts.merge.count > 0 ? ", or one --merge FILE and --imatrix" : "");
-    if (opts.imatrix && opts.output && strcmp(opts.imatrix, opts.output) == 0)
-        return err_set(e, ERR_USAGE, "--imatrix and --output are the same file, '%s'", opts.output);
-    if (opts.imatrix && !imatrix_form(opts.imatrix, NULL, e))
-        return false;
-    return check_free(opts.output, e) && check_free(opts.imatrix, e);
+    return !opts.imatrix || imatrix_form(opts.imatrix, NULL, e);
 }
 
 /* ---- what it says ---- */
@@ -144,13 +150,13 @@ static bool run_text(const struct source *source, struct calib_stats *s, const s
     return ok;
 }
 
-static bool run_source(const char *path, struct err *e)
+static bool run_source(const char *path, const struct output_files *outputs, struct err *e)
 {
     struct source source = {0};
     struct tokenizer tokenizer = {0};
     struct corpus corpus = {0};
     struct calib_stats s = {0};
-    bool ok = source_open(&source, path, true, e) &&
+    bool ok = source_open(&source, path, true, e) && output_files_spare(outputs, &source.checkpoint, e) &&
               (opts.text.ids || tokenizer_open(&tokenizer, source.checkpoint.path, e)) &&
               corpus_open(&corpus, opts.text.ids ? NULL : &tokenizer, &source.arch, &opts.text, e) &&
               calib_stats_plan(&s, &source, opts.losses, e);
@@ -186,10 +192,12 @@ static bool run_merge(struct err *e)
 
 static int run(const char *const *operands, size_t operand_count, struct err *e)
 {
+    struct output_files outputs = {0};
+
     if (opts.quiet)
         log_set_level(LOG_QUIET);
-    if (check_options(operand_count > 0, e))
-        (void)!(operand_count > 0 ? run_source(operands[0], e) : run_merge(e));
+    if (check_options(operand_count > 0, e) && check_outputs(&outputs, e))
+        (void)!(operand_count > 0 ? run_source(operands[0], &outputs, e) : run_merge(e));
     return 0;
 }
 

@@ -68,6 +68,9 @@ bool checkpoint_read(const struct checkpoint *c, const struct tensor *t, uint64_
 /* Asks the system to begin reading a tensor that will be wanted soon; advice, so nothing can fail. Thread-safe. */
 void checkpoint_expect(const struct checkpoint *c, const struct tensor *t);
 void checkpoint_close(struct checkpoint *c); /* idempotent */
+/* Whether a file that is there is one that the checkpoint is read from: a shard, the index, config.json, quern.json or
+ * one of the tokenizer's; or another name of one. */
+bool checkpoint_holds(const struct checkpoint *c, const char *path);
 
 /* A shard whose data is wanted no more becomes NAME.removed, cut to its header (and keeping its time): its space is
  * free, what was in it stays known, and a conversion that was killed can go on. Opening finds such a file where the

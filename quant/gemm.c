@@ -210,28 +210,27 @@ static void pack_block(struct product *p, size_t token, size_t tokens)
 static bool multiply_strips(struct product *p, uint64_t row, size_t rows, size_t token, size_t tokens, struct err *e)
 {
     const struct gemm_strips *kernel = p->kernel->strips;
-    size_t strips = (rows + GEMM_STRIP_ROWS - 1) / GEMM_STRIP_ROWS;
-    const float *packed = p->packed;
+    struct gemm_strip_panel panel = {.strips = p->strips,
+                                     .packed = p->packed,
+                                     .strip_count = (rows + GEMM_STRIP_ROWS - 1) / GEMM_STRIP_ROWS,
+                                     .tokens = tokens,
+                                     .y_stride = p->y_stride,
+                                     .rows = rows,
+                                     .add = p->add};
 
     for (uint64_t c = 0; c < p->w->cols; c += GEMM_STRIP_COLS) {
         size_t cols = at_most(p->w->cols - c, GEMM_STRIP_COLS);
-        for (size_t s = 0, r = 0; s < strips; s++, r += GEMM_STRIP_ROWS)
+        for (size_t s = 0, r = 0; r < rows; s++, r += GEMM_STRIP_ROWS)
             if (!fill_strip(p, p->strips + s * GEMM_STRIP_FLOATS, row + r, at_most(rows - r, GEMM_STRIP_ROWS), c, cols,
                             e))
                 return false;
-        struct gemm_strip_panel panel = {.strips = p->strips,
-                                         .packed = packed,
-                                         .strip_count = strips,
-                                         .tokens = tokens,
-                                         .cols = cols,
-                                         .first = c == 0,
-                                         .last = c + cols == p->w->cols,
-                                         .later =
-                                             codes_later(p, row, rows, c, cols, GEMM_STRIPS_ROWS, GEMM_STRIP_COLS)};
+        panel.cols = cols;
+        panel.first = c == 0;
+        panel.y = c + cols == p->w->cols ? p->y + token * p->y_stride + row : NULL;
+        panel.later = codes_later(p, row, rows, c, cols, GEMM_STRIPS_ROWS, GEMM_STRIP_COLS);
         kernel->sum(p->strip_sums, &panel);
-        packed += GEMM_LANES * gemm_x_lane(tokens, cols);
+        panel.packed += GEMM_LANES * gemm_x_lane(tokens, cols);
     }
-    kernel->store(p->y + token * p->y_stride + row, p->y_stride, p->strip_sums, rows, tokens, p->add);
     return true;
 }
 

@@ -49,7 +49,12 @@ static inline size_t gemm_tile_tokens(size_t tokens, size_t done)
 struct gemm_strip_panel {
     const float *strips, *packed;
     size_t strip_count, tokens, cols;
-    bool first, last; /* of its rows */
+    bool first; /* of its rows */
+    /* Of the last one: where the folded sums of token t and row r go or, with `add`, are added: y[t * y_stride + r],
+     * r < rows <= GEMM_STRIPS_ROWS. Else NULL. */
+    float *y;
+    size_t y_stride, rows;
+    bool add;
     struct gemm_later later;
 };
 
@@ -60,11 +65,9 @@ struct gemm_strips {
     bool (*fill)(float *strip, const struct gemm_codes *w, size_t rows, size_t cols);
     /* The x of a panel: GEMM_LANES * gemm_x_lane() floats. */
     void (*pack)(float *packed, const float *x, size_t x_stride, size_t tokens, size_t cols);
-    /* Sums as gemm_kernel's sum has them, each over its lane's columns; of the last panel only lane 0's are left, with
-     * all others folded into them. */
+    /* Sums as gemm_kernel's sum has them, each over its lane's columns; those of the last panel are folded, and are then
+     * nowhere but in y. */
     void (*sum)(float *sums, const struct gemm_strip_panel *panel);
-    /* y[t * y_stride + r] = the folded sum of token t and row r, or that added to it; rows <= GEMM_STRIPS_ROWS. */
-    void (*store)(float *y, size_t y_stride, const float *sums, size_t rows, size_t tokens, bool add);
 };
 
 extern const struct gemm_strips gemm_strips_avx2;

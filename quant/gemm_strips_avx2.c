@@ -103,7 +103,51 @@ struct lane {
     size_t sums;  /* floats of a lane's sums */
     size_t folds; /* its number in the last panel, 0 in others */
     bool first;
+    const struct gemm_strip_panel *last; /* of the last lane of all: its sums, folded, go to y */
 };
+
+/* Where a tile's products of a strip go. */
+struct outputs {
+    float *y; /* NULL: they are not all there yet */
+    size_t y_stride, rows;
+    bool add;
+};
+
+ALWAYS_INLINE struct outputs outputs_at(const struct lane *lane, size_t token, size_t strip)
+{
+    const struct gemm_strip_panel *p = lane->last;
+    size_t row = strip * GEMM_STRIP_ROWS;
+
+    if (!p)
+        return (struct outputs){0};
+    return (struct outputs){p->y + token * p->y_stride + row, p->y_stride, p->rows - row, p->add};
+}
+
+/* Rows past the last are left out: a masked store is slow, AMD does it by microcode. */
+ALWAYS_INLINE void store_few(float *y, const __m256 sum[2], size_t rows, bool add)
+{
+    float products[GEMM_STRIP_ROWS];
+
+    _mm256_storeu_ps(products, sum[0]);
+    _mm256_storeu_ps(products + 8, sum[1]);
+    for (size_t r = 0; r < rows; r++)
+        y[r] = add ? y[r] + products[r] : products[r];
+}
+
+ALWAYS_INLINE void store_tile(const struct outputs *o, __m256 sum[TILE_TOKENS][2], const size_t tokens)
+{
+    UNROLL
+    for (size_t t = 0; t < tokens; t++) {
+        float *to = o->y + t * o->y_stride;
+        if (o->rows < GEMM_STRIP_ROWS) {
+            store_few(to, sum[t], o->rows, o->add);
+            continue;
+        }
+        UNROLL
+        for (size_t h = 0; h < 2; h++)
+            _mm256_storeu_ps(to + h * 8, o->add ? _mm256_add_ps(_mm256_loadu_ps(to + h * 8), sum[t][h]) : sum[t][h]);
+    }
+}
 
 /* Four steps of the next tile's x, which comes from past L2. */
 ALWAYS_INLINE void fetch_tile(const float *x)
@@ -112,11 +156,22 @@ ALWAYS_INLINE void fetch_tile(const float *x)
     _mm_prefetch((const char *)(x + 16), _MM_HINT_T0);
 }
 
-ALWAYS_INLINE void lane_tile(float *sums, const float *w, const float *x, const size_t tokens, const struct lane *lane)
+/* The lines that products go to, while they are made. */
+ALWAYS_INLINE void fetch_outputs(const struct outputs *o, const size_t tokens)
+{
+    UNROLL
+    for (size_t t = 0; t < tokens; t++)
+        __builtin_prefetch(o->y + t * o->y_stride, 1);
+}
+
+ALWAYS_INLINE void lane_tile(float *sums, const float *w, const float *x, const size_t tokens, const struct lane *lane,
+                             const struct outputs *o)
 {
     __m256 sum[TILE_TOKENS][2];
     size_t steps = lane->steps;
 
+    if (o->y)
+        fetch_outputs(o, tokens);
     UNROLL
     for (size_t t = 0; t < tokens; t++) {
         UNROLL
@@ -132,6 +187,10 @@ ALWAYS_INLINE void lane_tile(float *sums, const float *w, const float *x, const 
     for (; steps > 0; steps--, w += GEMM_STRIP_ROWS, x += tokens)
         step(sum, w, x, tokens);
     sums = fold_into(sum, sums, lane->sums, lane->folds, tokens);
+    if (o->y) {
+        store_tile(o, sum, tokens);
+        return;
+    }
     UNROLL
     for (size_t t = 0; t < tokens; t++) {
         UNROLL
@@ -182,15 +241,16 @@ static inline void fetch_later(struct ahead *a)
 }
 
 /* Some tiles of as many tokens, with the strips' lane at w. */
-ALWAYS_INLINE void lane_tiles(float *sums, const float *w, const float *x, const size_t tokens, size_t tiles,
-                              const struct lane *lane, struct ahead *ahead)
+ALWAYS_INLINE void lane_tiles(float *sums, const float *w, const float *x, const size_t tokens, size_t first,
+                              size_t tiles, const struct lane *lane, struct ahead *ahead)
 {
     for (size_t i = 0; i < tiles; i++, x += lane->x_steps * tokens)
         for (size_t s = 0; s < lane->strips; s++, sums += tokens * GEMM_STRIP_ROWS) {
             fetch_later(ahead);
             fetch_ahead(w + (s + 1 < lane->strips ? s + 1 : 0) * GEMM_STRIP_FLOATS, sums + tokens * GEMM_STRIP_ROWS,
                         tokens);
-            lane_tile(sums, w + s * GEMM_STRIP_FLOATS, x, tokens, lane);
+            struct outputs outputs = outputs_at(lane, first + i * tokens, s);
+            lane_tile(sums, w + s * GEMM_STRIP_FLOATS, x, tokens, lane, &outputs);
         }
 }
 
@@ -199,10 +259,10 @@ ALWAYS_INLINE void lane_tiles(float *sums, const float *w, const float *x, const
     {                                                                                                                  \
         pack_tile(packed, lane, x, x_stride, n, cols);                                                                 \
     }                                                                                                                  \
-    static void sum_##n(float *sums, const float *w, const float *x, size_t tiles, const struct lane *lane,            \
-                        struct ahead *ahead)                                                                           \
+    static void sum_##n(float *sums, const float *w, const float *x, size_t first, size_t tiles,                       \
+                        const struct lane *lane, struct ahead *ahead)                                                  \
     {                                                                                                                  \
-        lane_tiles(sums, w, x, n, tiles, lane, ahead);                                                                 \
+        lane_tiles(sums, w, x, n, first, tiles, lane, ahead);                                                          \
     }
 TILE(1)
 TILE(2)
@@ -212,7 +272,7 @@ TILE(5)
 TILE(6)
 
 typedef void pack_fn(float *packed, size_t lane, const float *x, size_t x_stride, size_t cols);
-typedef void sum_fn(float *sums, const float *w, const float *x, size_t tiles, const struct lane *lane,
+typedef void sum_fn(float *sums, const float *w, const float *x, size_t first, size_t tiles, const struct lane *lane,
                     struct ahead *ahead);
 static pack_fn *const packs[] = {NULL, pack_1, pack_2, pack_3, pack_4, pack_5, pack_6};
 static sum_fn *const sums_of[] = {NULL, sum_1, sum_2, sum_3, sum_4, sum_5, sum_6};
@@ -244,47 +304,16 @@ static void sum(float *sums, const struct gemm_strip_panel *p)
                             .steps = (p->cols + GEMM_LANES - 1 - l) / GEMM_LANES,
                             .x_steps = x_steps,
                             .sums = p->tokens * strips_rows,
-                            .folds = p->last ? l : 0,
-                            .first = p->first};
+                            .folds = p->y ? l : 0,
+                            .first = p->first,
+                            .last = p->y && i == GEMM_LANES - 1 ? p : NULL};
         float *lane_sums = sums + l * lane.sums;
         const float *w = p->strips + l * GEMM_STRIP_LANE, *x = p->packed + l * x_lane;
-        sums_of[most](lane_sums, w, x, large, &lane, &ahead);
+        sums_of[most](lane_sums, w, x, 0, large, &lane, &ahead);
         if (smaller)
-            sums_of[most - 1](lane_sums + done * strips_rows, w, x + done * x_steps, smaller, &lane, &ahead);
+            sums_of[most - 1](lane_sums + done * strips_rows, w, x + done * x_steps, done, smaller, &lane, &ahead);
     }
 }
 
-/* ---- the end ---- */
-
-/* A tile and a strip. */
-static void store_tile(float *y, size_t y_stride, const float *sums, size_t rows, size_t tokens, bool add)
-{
-    const __m256i order = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-
-    for (size_t t = 0; t < tokens; t++)
-        for (size_t r = 0; r < rows; r += 8) {
-            float *to = y + t * y_stride + r;
-            __m256 product = _mm256_load_ps(sums + t * GEMM_STRIP_ROWS + r);
-            if (rows - r >= 8) { /* AMD stores through a mask by microcode */
-                _mm256_storeu_ps(to, add ? _mm256_add_ps(_mm256_loadu_ps(to), product) : product);
-                continue;
-            }
-            __m256i lanes = _mm256_cmpgt_epi32(_mm256_set1_epi32((int)(rows - r)), order);
-            if (add)
-                product = _mm256_add_ps(_mm256_maskload_ps(to, lanes), product);
-            _mm256_maskstore_ps(to, lanes, product);
-        }
-}
-
-static void store(float *y, size_t y_stride, const float *sums, size_t rows, size_t tokens, bool add)
-{
-    for (size_t t = 0, count; t < tokens; t += count) {
-        count = gemm_tile_tokens(tokens, t);
-        for (size_t r = 0; r < rows; r += GEMM_STRIP_ROWS, sums += count * GEMM_STRIP_ROWS)
-            store_tile(y + t * y_stride + r, y_stride, sums, rows - r < GEMM_STRIP_ROWS ? rows - r : GEMM_STRIP_ROWS,
-                       count, add);
-    }
-}
-
-const struct gemm_strips gemm_strips_avx2 = {.fill = gemm_fill_avx2, .pack = pack, .sum = sum, .store = store};
+const struct gemm_strips gemm_strips_avx2 = {.fill = gemm_fill_avx2, .pack = pack, .sum = sum};
 #endif

@@ -37,6 +37,17 @@ TEST(layer_metrics, zero_states_have_no_surprise)
     EXPECT_TRUE(isinf(state_error_of_update(&s, 1)));
 }
 
+TEST(layer_metrics, states_are_the_same_when_every_bit_is)
+{
+    static const float zero[] = {1, 0}, minus[] = {1, -0.0f};
+    struct state_error s[2];
+
+    state_compare(&s[0], NULL, zero, zero, 2);
+    state_compare(&s[1], zero, zero, minus, 2);
+    EXPECT_TRUE(s[0].same && !s[1].same && s[1].error2 == 0);
+    EXPECT_TRUE(states_same(s, 1) && !states_same(s, 2));
+}
+
 TEST(layer_metrics, every_column_counts_once)
 {
     float a[40], b[40];

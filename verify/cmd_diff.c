@@ -6,6 +6,7 @@
 #include "verify/commands.h"
 #include "verify/diff_run.h"
 #include "verify/forward_options.h"
+#include "verify/output_files.h"
 #include "verify/weights_diff.h"
 
 static struct {
@@ -148,12 +149,15 @@ static int run_weights(const char *const *operands, struct err *e)
     struct weights_diff diff = {0};
     struct buf out = {0};
     struct weights_diff_job job = {.threads = (unsigned)opts.forward.threads, .quiet = opts.quiet};
+    struct output_files outputs = {0};
     struct weights_show show = {.ref = operands[0], .cand = operands[1], .all = opts.all};
     int status = 0;
 
-    if (opts.json && *opts.json && !output_check(opts.json, e))
+    output_files_add(&outputs, "json", opts.json);
+    if (!output_files_check(&outputs, e))
         return 0;
-    if (!source_open(&ref, operands[0], true, e) || !source_open(&cand, operands[1], true, e))
+    if (!source_open(&ref, operands[0], true, e) || !source_open(&cand, operands[1], true, e) ||
+        !output_files_spare(&outputs, &ref.checkpoint, e) || !output_files_spare(&outputs, &cand.checkpoint, e))
         goto done;
     if (!weights_diff_run(&diff, &ref, &cand, &job, e))
         goto done;
@@ -204,27 +208,17 @@ static bool take_operands(struct diff_paths *p, const char *const *operands, siz
     return true;
 }
 
-/* Where reports go, before the work that they are about: writable, and none in another's place. */
-static bool check_outputs(struct err *e)
+/* Where reports go, before the work that they are about. */
+static bool check_outputs(struct output_files *o, struct err *e)
 {
-    const struct {
-        const char *name, *path;
-    } outputs[] = {{"save-golden", opts.save_golden}, {"json", opts.json}, {"junit", opts.junit},
-                   {"markdown", opts.markdown},       {"html", opts.html}, {"trace", opts.trace}};
-    size_t count = sizeof outputs / sizeof outputs[0];
-
-    for (size_t i = 0; i < count; i++) {
-        const char *path = outputs[i].path;
-        if (!path || !*path)
-            continue;
-        for (size_t k = 0; k < i; k++)
-            if (outputs[k].path && strcmp(outputs[k].path, path) == 0)
-                return err_set(e, ERR_USAGE, "--%s and --%s are the same file, '%s'", outputs[k].name, outputs[i].name,
-                               path);
-        if (!output_check(path, e))
-            return err_in(e, "--%s", outputs[i].name);
-    }
-    return true;
+    output_files_add(o, "save-golden", opts.save_golden);
+    output_files_add(o, "json", opts.json);
+    output_files_add(o, "junit", opts.junit);
+    output_files_add(o, "markdown", opts.markdown);
+    output_files_add(o, "html", opts.html);
+    output_files_add(o, "trace", opts.trace);
+    return output_files_check(o, e) && output_files_spare_file(o, opts.texts.text, e) &&
+           output_files_spare_file(o, opts.texts.ids, e) && output_files_spare_file(o, opts.golden, e);
 }
 
 static int run_outputs(const char *const *operands, size_t operand_count, struct err *e)
@@ -245,7 +239,7 @@ static int run_outputs(const char *const *operands, size_t operand_count, struct
         err_set(e, ERR_USAGE, "'--all' is about weights: give --weights");
         return 0;
     }
-    if (!take_operands(&o.paths, operands, operand_count, e) || !check_outputs(e) ||
+    if (!take_operands(&o.paths, operands, operand_count, e) || !check_outputs(&o.outputs, e) ||
         !forward_choose(&o.forward, &opts.forward, e) || !diff_thresholds_parse(o.thresholds, opts.thresholds, e))
         return 0;
     return diff_run(&o, e);

@@ -8,6 +8,7 @@
 #include "verify/corpus.h"
 #include "verify/forward_options.h"
 #include "verify/logits_file.h"
+#include "verify/output_files.h"
 
 static struct {
     struct corpus_options corpus;
@@ -52,22 +53,17 @@ static const struct opt_command spec = {
     .opts = rows,
 };
 
-static bool check_output(const char *path, struct err *e)
-{
-    if (!path)
-        return true;
-    if (!opts.force && path_exists(path))
-        return err_set(e, ERR_USAGE, "'%s' is there already; --force replaces it", path);
-    return output_check(path, e);
-}
-
-static bool check_options(struct err *e)
+static bool check_outputs(struct output_files *o, struct err *e)
 {
     if (!opts.output)
         return err_set(e, ERR_USAGE, "logits needs --output FILE");
-    if (opts.trace && strcmp(opts.trace, opts.output) == 0)
-        return err_set(e, ERR_USAGE, "--trace and --output are the same file, '%s'", opts.output);
-    return check_output(opts.output, e) && check_output(opts.trace, e);
+    output_files_add(o, "output", opts.output);
+    output_files_add(o, "trace", opts.trace);
+    for (size_t i = 0; i < o->count && !opts.force; i++)
+        if (path_exists(o->items[i].path))
+            return err_set(e, ERR_USAGE, "'%s' is there already; --force replaces it", o->items[i].path);
+    return output_files_check(o, e) && output_files_spare_file(o, opts.corpus.text, e) &&
+           output_files_spare_file(o, opts.corpus.ids, e);
 }
 
 /* Texts need the checkpoint's tokenizer, ids do not. */
@@ -108,6 +104,7 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
     struct forward_options options;
     struct routing_stats trace = {0};
     struct logits_summary summary;
+    struct output_files outputs = {0};
     struct logits_request request = {.path = opts.output,
                                      .hidden = opts.hidden,
                                      .routing = opts.routing,
@@ -118,7 +115,8 @@ static int run(const char *const *operands, size_t operand_count, struct err *e)
     (void)operand_count;
     if (opts.quiet)
         log_set_level(LOG_QUIET);
-    if (!check_options(e) || !forward_choose(&options, &opts.forward, e) || !source_open(&source, operands[0], true, e))
+    if (!check_outputs(&outputs, e) || !forward_choose(&options, &opts.forward, e) ||
+        !source_open(&source, operands[0], true, e) || !output_files_spare(&outputs, &source.checkpoint, e))
         goto done;
     request.logits_bytes = options.caller_bytes = logits_file_bytes(options.memory_bytes);
     if (!open_corpus(&corpus, &tokenizer, &source, e) || !forward_open(&forward, &source, &options, e))

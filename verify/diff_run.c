@@ -139,6 +139,16 @@ static bool check_emulation(const struct diff_inputs *in, const struct diff_repo
                    in->golden.emulate, r->emulate);
 }
 
+static bool check_outputs(const struct diff_inputs *in, const struct diff_options *o, struct err *e)
+{
+    if (in->ref && !output_files_spare(&o->outputs, &in->ref->checkpoint, e))
+        return false;
+    for (size_t i = 0; i < o->paths.candidate_count; i++)
+        if (!output_files_spare(&o->outputs, &in->candidates[i]->checkpoint, e))
+            return false;
+    return true;
+}
+
 /* Thresholds that cannot be judged are said before hours of work, not after. */
 static bool check_floors(const struct diff_inputs *in, const struct diff_options *o, struct err *e)
 {
@@ -215,7 +225,8 @@ int diff_run(const struct diff_options *o, struct err *e)
     for (size_t i = 0; i < r.candidate_count; i++)
         r.candidates[i].path = o->paths.candidates[i];
     bool ok = diff_inputs_open(&in, &o->paths, &o->texts, &r, e) && note_caveats(&r, &in) &&
-              check_emulation(&in, &r, e) && check_floors(&in, o, e) && compare(&r, &in, o, e);
+              check_emulation(&in, &r, e) && check_floors(&in, o, e) && check_outputs(&in, o, e) &&
+              compare(&r, &in, o, e);
     /* With a golden file alone to write there is nothing to compare, and nothing to report. */
     ok = ok && (r.candidate_count == 0 || write_reports(&r, o, e));
     int status = !r.agree;

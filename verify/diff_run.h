@@ -5,6 +5,7 @@
 #include "verify/diff_checks.h"
 #include "verify/diff_inputs.h"
 #include "verify/forward.h"
+#include "verify/output_files.h"
 
 struct diff_options {
     struct diff_paths paths;
@@ -15,6 +16,7 @@ struct diff_options {
     const char *save_golden, *trace;
     /* Files to write, NULL: not. json "" is standard output, in place of the text. */
     const char *json, *junit, *markdown, *html;
+    struct output_files outputs; /* all of these that are files, checked but for the checkpoints', which are opened here */
     bool quiet;
 };
 

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "verify/state_rows.h"
+
 bool side_open(struct diff_side *s, const struct source *source, const struct batch *batch,
                const struct forward_options *o, struct err *e)
 {
@@ -63,12 +65,20 @@ static bool note_routing(void *ctx, const struct routing *r, struct err *e)
     return true;
 }
 
-bool side_layer(struct diff_side *s, uint64_t layer, struct err *e)
+/* by: who ran this layer's attention on `in`; NULL: nobody. */
+static bool run_layer(struct diff_side *s, uint64_t layer, const struct diff_side *by, const struct stream *in,
+                      struct stream *out, struct notes *notes, struct err *e)
+{
+    struct observer o = {.ctx = notes, .routing = note_routing};
+
+    return by ? forward_layer_behind(s->f, layer, by->f, out, &o, e) : forward_layer(s->f, layer, in, out, &o, e);
+}
+
+bool side_layer(struct diff_side *s, uint64_t layer, const struct diff_side *by, struct err *e)
 {
     struct notes notes = {.chosen = s->chosen, .trace = s->trace};
-    struct observer o = {.ctx = &notes, .routing = note_routing};
 
-    if (!forward_layer(s->f, layer, &s->states[s->now], &s->states[1 - s->now], &o, e))
+    if (!run_layer(s, layer, by, &s->states[s->now], &s->states[1 - s->now], &notes, e))
         return false;
     s->now = 1 - s->now;
     s->routed = notes.routed;
@@ -76,10 +86,20 @@ bool side_layer(struct diff_side *s, uint64_t layer, struct err *e)
 }
 
 bool side_layer_on(struct diff_side *s, uint64_t layer, const struct stream *in, struct stream *out, uint32_t *chosen,
-                   struct err *e)
+                   const struct diff_side *by, struct err *e)
 {
     struct notes notes = {.chosen = chosen};
-    struct observer o = {.ctx = &notes, .routing = note_routing};
 
-    return forward_layer(s->f, layer, in, out, &o, e);
+    return run_layer(s, layer, by, in, out, &notes, e);
+}
+
+bool side_take(struct diff_side *s, const struct diff_side *from, unsigned threads, struct err *e)
+{
+    if (!states_copy(threads, side_state(from), &s->states[1 - s->now], e))
+        return false;
+    s->now = 1 - s->now;
+    s->routed = from->routed;
+    if (s->routed)
+        memcpy(s->chosen, from->chosen, s->batch->tokens * s->arch->experts_per_token * sizeof *s->chosen);
+    return true;
 }

@@ -29,29 +29,6 @@ static size_t list_sides(struct walk *w, struct diff_side *sides[SIDES_MAX])
     return n;
 }
 
-/* The first floor_tokens tokens: whole contexts, and the beginning of the one that does not fit, whose states do not
- * depend on what follows. */
-static void cut_floor_batch(struct walk *w)
-{
-    const struct batch *all = w->job->batch;
-    size_t left = w->job->floor_tokens < all->tokens ? w->job->floor_tokens : all->tokens, n = 0;
-
-    if (!walk_has_ref(w) || left == 0)
-        return;
-    w->floor_tokens = left;
-    w->floor_sequences = mem_alloc(all->sequence_count * sizeof *w->floor_sequences);
-    for (; left > 0; n++) {
-        w->floor_sequences[n] = all->sequences[n];
-        if (w->floor_sequences[n].tokens > left)
-            w->floor_sequences[n].tokens = left;
-        left -= w->floor_sequences[n].tokens;
-    }
-    w->floor_batch = (struct batch){
-        .ids = all->ids, .tokens = w->floor_tokens, .sequences = w->floor_sequences, .sequence_count = n};
-    w->bf16.wanted = w->job->forward.emulate == EMULATE_NONE;
-    w->order.wanted = true;
-}
-
 static bool begin_candidate(struct walk *w, size_t i, struct err *e)
 {
     struct walk_candidate *c = &w->candidates[i];
@@ -73,27 +50,17 @@ static bool begin_candidate(struct walk *w, size_t i, struct err *e)
     return forward_stream(c->side.f, &c->local, e);
 }
 
-static bool open_floor(struct walk *w, struct walk_floor *f, const struct forward_options *o, struct err *e)
-{
-    if (!f->wanted)
-        return true;
-    f->positions = mem_alloc(w->floor_tokens * sizeof *f->positions);
-    return side_open(&f->side, w->job->ref, &w->floor_batch, o, e);
-}
-
 static bool open_sides(struct walk *w, size_t count, struct err *e)
 {
-    struct forward_options o = w->job->forward, bf16;
+    struct forward_options o = w->job->forward;
 
     o.memory_bytes /= count;
-    bf16 = o;
-    bf16.emulate = EMULATE_BF16;
     if (walk_has_ref(w) && !side_open(&w->ref, w->job->ref, w->job->batch, &o, e))
         return false;
     for (size_t i = 0; i < w->job->candidate_count; i++)
         if (!side_open(&w->candidates[i].side, w->job->candidates[i], w->job->batch, &o, e))
             return false;
-    return open_floor(w, &w->bf16, &bf16, e) && open_floor(w, &w->order, &o, e);
+    return floors_open(w, &o, e);
 }
 
 /* All have the same share, so what is needed in all is as many times what the largest needs. */
@@ -122,9 +89,7 @@ static bool begin_sides(struct walk *w, struct err *e)
     for (size_t i = 0; i < w->job->candidate_count; i++)
         if (!begin_candidate(w, i, e))
             return false;
-    return !w->bf16.wanted ||
-           (forward_stream(w->bf16.side.f, &w->floor_in, e) && forward_stream(w->bf16.side.f, &w->floor_out, e) &&
-            forward_stream(w->bf16.side.f, &w->floor_local, e));
+    return floors_begin(w, e);
 }
 
 static void start_report(struct walk *w)
@@ -159,19 +124,9 @@ static void start_report(struct walk *w)
     }
 }
 
-static void close_floor(struct walk_floor *f)
-{
-    side_close(&f->side);
-    mem_free(f->positions);
-}
-
 static void walk_close(struct walk *w)
 {
-    stream_close(&w->floor_in);
-    stream_close(&w->floor_out);
-    stream_close(&w->floor_local);
-    close_floor(&w->order);
-    close_floor(&w->bf16);
+    floors_close(w);
     for (size_t i = 0; i < DIFF_CANDIDATES_MAX; i++) {
         struct walk_candidate *c = &w->candidates[i];
         stream_close(&c->local);
@@ -182,7 +137,6 @@ static void walk_close(struct walk *w)
         mem_free(c->sums[1]);
     }
     side_close(&w->ref);
-    mem_free(w->floor_sequences);
     mem_free(w->errors);
     mem_free(w->starts);
 }
@@ -195,11 +149,28 @@ static void translate(const struct walk *w, const struct walk_candidate *c, uint
         expert_numbers_translate(c->numbers, layer, chosen, w->tokens, w->report->top_k);
 }
 
+/* The reference's state through the candidate's layer; the reference's own when the layer is the same. */
+static bool run_local(struct walk *w, struct walk_candidate *c, uint64_t layer, const struct stream **local,
+                      struct err *e)
+{
+    *local = c->same.whole ? side_state(&w->ref) : &c->local;
+    if (c->same.whole) {
+        if (w->ref.routed)
+            memcpy(c->local_chosen, w->ref.chosen, w->tokens * w->report->top_k * sizeof *c->local_chosen);
+        return true;
+    }
+    if (!side_layer_on(&c->side, layer, side_before(&w->ref), &c->local, c->local_chosen,
+                       c->same.attention ? &w->ref : NULL, e))
+        return false;
+    translate(w, c, layer, c->local_chosen);
+    return true;
+}
+
 /* The errors of a candidate's layer against the reference's. While nothing differs the candidate's own state is what
  * the reference's would become in it, and its layer need not run twice. */
 static bool compare_layer(struct walk *w, struct walk_candidate *c, struct diff_layer *l, struct err *e)
 {
-    const struct stream *in = side_before(&w->ref), *out = side_state(&w->ref), *own = side_state(&c->side);
+    const struct stream *in = side_before(&w->ref), *out = side_state(&w->ref), *own = side_state(&c->side), *local;
     bool again = !c->same_state;
 
     if (!states_compare(w->threads, in, out, own, w->tokens, w->errors, e))
@@ -207,17 +178,13 @@ static bool compare_layer(struct walk *w, struct walk_candidate *c, struct diff_
     l->cumulative_error = state_error_of_state(w->errors, w->tokens);
     l->cosine = state_cosine(w->errors, w->tokens);
     l->local_error = state_error_of_update(w->errors, w->tokens);
-    for (size_t t = 0; c->same_state && t < w->tokens; t++)
-        c->same_state = w->errors[t].error2 == 0;
+    c->same_state = c->same_state && states_same(w->errors, w->tokens);
     if (!again) {
         if (c->side.routed)
             memcpy(c->local_chosen, c->side.chosen, w->tokens * w->report->top_k * sizeof *c->local_chosen);
         return true;
     }
-    if (!side_layer_on(&c->side, l->layer, in, &c->local, c->local_chosen, e))
-        return false;
-    translate(w, c, l->layer, c->local_chosen);
-    if (!states_compare(w->threads, in, out, &c->local, w->tokens, w->errors, e))
+    if (!run_local(w, c, l->layer, &local, e) || !states_compare(w->threads, in, out, local, w->tokens, w->errors, e))
         return false;
     l->local_error = state_error_of_update(w->errors, w->tokens);
     return true;
@@ -255,6 +222,18 @@ static bool compare_projections(struct walk *w, struct walk_candidate *c, struct
     return true;
 }
 
+/* A layer of the candidate on its own state. What the reference made of the same state with the same weights is taken:
+ * of attention, or, where no trace is kept of its routing, of all. */
+static bool run_own(struct walk *w, struct walk_candidate *c, uint64_t layer, struct err *e)
+{
+    if (c->same_state && c->same.whole && !c->side.trace)
+        return side_take(&c->side, &w->ref, w->threads, e);
+    if (!side_layer(&c->side, layer, c->same_state && c->same.attention ? &w->ref : NULL, e))
+        return false;
+    translate(w, c, layer, c->side.chosen);
+    return true;
+}
+
 static bool walk_candidate_layer(struct walk *w, size_t index, uint64_t layer, size_t moe_index, struct err *e)
 {
     struct walk_candidate *c = &w->candidates[index];
@@ -268,10 +247,7 @@ static bool walk_candidate_layer(struct walk *w, size_t index, uint64_t layer, s
                              .added_error = NAN,
                              .cosine = NAN,
                              .overlap = NAN};
-    if (!side_layer(&c->side, layer, e))
-        return false;
-    translate(w, c, layer, c->side.chosen);
-    if (!(walk_has_ref(w) ? compare_layer : compare_projections)(w, c, l, e))
+    if (!run_own(w, c, layer, e) || !(walk_has_ref(w) ? compare_layer : compare_projections)(w, c, l, e))
         return false;
     if (!c->side.routed)
         return true;
@@ -287,7 +263,7 @@ static bool walk_ref_layer(struct walk *w, uint64_t layer, size_t moe_index, str
 {
     struct golden *g = w->job->record;
 
-    if (!side_layer(&w->ref, layer, e))
+    if (!side_layer(&w->ref, layer, NULL, e))
         return false;
     if (w->ref.routed)
         routing_count(w->ref_loads + moe_index * w->report->experts, w->ref.chosen, w->tokens, w->report->top_k);
@@ -295,36 +271,11 @@ static bool walk_ref_layer(struct walk *w, uint64_t layer, size_t moe_index, str
     return !g || states_project(w->threads, side_state(&w->ref), w->job->batch, g->projections + layer * size, e);
 }
 
-static bool walk_floor_layer(struct walk *w, struct walk_floor *f, uint64_t layer, struct err *e)
+static bool find_same(struct walk *w, uint64_t layer, struct err *e)
 {
-    struct routing_agreement r;
-
-    if (!f->wanted)
-        return true;
-    if (!side_layer(&f->side, layer, e))
-        return false;
-    if (f->side.routed && w->ref.routed) {
-        routing_compare(&r, w->ref.chosen, f->side.chosen, w->floor_tokens, w->report->top_k);
-        f->overlap_sum += r.overlap;
-    }
-    return f == &w->bf16 || states_nudge(w->threads, &f->side.states[f->side.now], layer, e);
-}
-
-/* What BF16 does to this layer alone. */
-static bool walk_local_floor(struct walk *w, uint64_t layer, struct err *e)
-{
-    struct diff_side *s = &w->bf16.side;
-
-    if (!w->bf16.wanted)
-        return true;
-    if (!states_copy(w->threads, side_before(&w->ref), &w->floor_in, e) ||
-        !states_copy(w->threads, side_state(&w->ref), &w->floor_out, e) ||
-        !side_layer_on(s, layer, &w->floor_in, &w->floor_local, NULL, e) ||
-        !states_compare(w->threads, &w->floor_in, &w->floor_out, &w->floor_local, w->floor_tokens, w->errors, e))
-        return false;
-    double floor = state_error_of_update(w->errors, w->floor_tokens);
-    for (size_t i = 0; i < w->job->candidate_count; i++)
-        w->report->candidates[i].layers[layer].local_floor = floor;
+    for (size_t i = 0; walk_has_ref(w) && i < w->job->candidate_count; i++)
+        if (!layer_same_find(&w->candidates[i].same, w->ref.f, w->candidates[i].side.f, layer, e))
+            return false;
     return true;
 }
 
@@ -338,19 +289,16 @@ static bool walk_layer(struct walk *w, uint64_t layer, size_t moe_index, struct 
     progress_label(w->progress, label);
     if (walk_has_ref(w) && !walk_ref_layer(w, layer, moe_index, e))
         return err_in(e, "'%s'", w->job->ref->checkpoint.path);
+    if (!find_same(w, layer, e))
+        return err_in(e, "comparing weights");
     for (size_t i = 0; i < w->job->candidate_count; i++)
         if (!walk_candidate_layer(w, i, layer, moe_index, e))
             return err_in(e, "'%s'", w->job->candidates[i]->checkpoint.path);
-    if (!walk_floor_layer(w, &w->bf16, layer, e) || !walk_floor_layer(w, &w->order, layer, e) ||
-        !walk_local_floor(w, layer, e))
-        return err_in(e, "noise floor");
-    return true;
+    return floors_layer(w, layer, e) || err_in(e, "noise floor");
 }
 
 static bool walk_embed(struct walk *w, struct err *e)
 {
-    struct diff_side *floors[] = {w->bf16.wanted ? &w->bf16.side : NULL, w->order.wanted ? &w->order.side : NULL};
-
     if (walk_has_ref(w) && !side_embed(&w->ref, e))
         return false;
     for (size_t i = 0; i < w->job->candidate_count; i++) {
@@ -361,13 +309,9 @@ static bool walk_embed(struct walk *w, struct err *e)
             continue;
         if (!states_compare(w->threads, NULL, side_state(&w->ref), side_state(&c->side), w->tokens, w->errors, e))
             return false;
-        for (size_t t = 0; c->same_state && t < w->tokens; t++)
-            c->same_state = w->errors[t].error2 == 0;
+        c->same_state = states_same(w->errors, w->tokens);
     }
-    for (size_t i = 0; i < 2; i++)
-        if (floors[i] && !side_embed(floors[i], e))
-            return false;
-    return true;
+    return floors_embed(w, e);
 }
 
 static uint64_t bytes_to_read(const struct walk *w)
@@ -438,35 +382,13 @@ static void sum_candidate(struct walk *w, size_t index)
     c->routing_sets_changed = known ? changed / (double)r->load_count : NAN;
 }
 
-static void sum_floor(struct walk *w, const struct walk_floor *f, const char *what, struct diff_floor *out)
-{
-    struct outputs o;
-    size_t n = w->floor_batch.sequence_count, *starts;
-
-    *out = (struct diff_floor){.known = f->wanted, .what = what};
-    if (!f->wanted)
-        return;
-    starts = mem_alloc((n + 1) * sizeof *starts);
-    for (size_t s = 0; s < n; s++)
-        starts[s + 1] = w->floor_sequences[s].first + w->floor_sequences[s].tokens;
-    outputs_summarize(&o, f->positions, starts, n);
-    out->positions = o.positions;
-    out->kl = o.kl.mean;
-    out->top1 = o.top1.mean;
-    /* A mean near zero may be so by luck; its interval is not. */
-    out->log_ratio = fabs(o.log_ratio.mean) + (isnan(o.log_ratio.se) ? 0 : 1.96 * o.log_ratio.se);
-    out->routing_overlap = w->report->load_count ? f->overlap_sum / (double)w->report->load_count : NAN;
-    mem_free(starts);
-}
-
 static void sum_up(struct walk *w)
 {
     struct diff_report *r = w->report;
 
     for (size_t i = 0; i < r->candidate_count; i++)
         sum_candidate(w, i);
-    sum_floor(w, &w->bf16, "BF16 activations", &r->bf16);
-    sum_floor(w, &w->order, "summation order", &r->order);
+    floors_sum(w);
     if (!walk_has_ref(w)) {
         r->bf16 = w->job->golden->bf16;
         r->ref_mtp_acceptance = w->job->golden->mtp_acceptance;
@@ -482,7 +404,7 @@ bool diff_walk(struct diff_report *r, const struct diff_job *job, struct err *e)
     struct walk w = {.job = job, .report = r, .threads = job->forward.threads};
 
     start_report(&w);
-    cut_floor_batch(&w);
+    floors_init(&w);
     bool ok = begin_sides(&w, e);
     if (ok) {
         w.progress = progress_new("diff", bytes_to_read(&w), job->quiet);

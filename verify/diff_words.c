@@ -175,8 +175,9 @@ void words_floor(const struct diff_floor *f, struct buf *out)
 {
     char kl[WORD_TEXT], top1[WORD_TEXT], routing[WORD_TEXT], ratio[WORD_TEXT], count[WORD_TEXT];
 
-    buf_printf(out, "KL %s, top 1 %s, perplexity within a factor of 1 + %s", word_number(f->kl, kl),
-               word_percent(f->top1, top1), word_number(f->log_ratio, ratio));
+    buf_printf(out, "KL %s, top 1 %s", word_number(f->kl, kl), word_percent(f->top1, top1));
+    if (!isnan(f->log_ratio))
+        buf_printf(out, ", perplexity within a factor of 1 + %s", word_number(f->log_ratio, ratio));
     if (!isnan(f->routing_overlap))
         buf_printf(out, ", routing %s", word_percent(f->routing_overlap, routing));
     buf_printf(out, " (%s positions)", word_count(f->positions, count));

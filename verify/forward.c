@@ -384,36 +384,74 @@ static bool reaches_most(const struct forward *f)
 }
 
 /* What the layer is going to read, so that the disk is ahead. */
-static void expect_layer(const struct forward *f, const struct layer_weights *l)
+static void expect_layer(const struct layer_run *r)
 {
-    const struct weight *soon[] = {l->q_a, l->kv_a, l->q_b, l->kv_b, l->o, l->mlp[0], l->mlp[1], l->mlp[2]};
+    const struct layer_weights *l = r->weights;
+    const struct weight *soon[] = {l->mlp[0], l->mlp[1], l->mlp[2], l->q_a, l->kv_a, l->q_b, l->kv_b, l->o};
 
-    for (size_t i = 0; i < sizeof soon / sizeof soon[0]; i++)
+    for (size_t i = 0; i < (r->attended ? MLP_PARTS : sizeof soon / sizeof soon[0]); i++)
         if (soon[i])
-            weight_expect(f->source, soon[i]);
+            weight_expect(r->f->source, soon[i]);
 }
 
 bool layer_run(const struct layer_run *r, struct err *e)
 {
-    expect_layer(r->f, r->weights);
+    expect_layer(r);
     if (r->f->reader && r->weights->experts)
         expert_reader_begin(r->f->reader, r->layer, reaches_most(r->f));
-    return attention_run(r, e) && (!r->weights->experts || moe_run(r, e)) && mlp_run(r, e);
+    return (r->attended || attention_run(r, e)) && (!r->weights->experts || moe_run(r, e)) && mlp_run(r, e);
+}
+
+const struct stream *run_residual(const struct layer_run *r)
+{
+    return r->attended ? r->attended : &r->f->residual;
+}
+
+static struct layer_run run_of(struct forward *f, uint64_t layer, struct stream *out, const struct observer *o)
+{
+    static const struct observer nobody = {0};
+
+    return (struct layer_run){
+        .f = f, .layer = layer, .weights = &f->layers[layer], .out = out, .observer = o ? o : &nobody};
+}
+
+static bool has_layer(const struct forward *f, uint64_t layer, struct err *e)
+{
+    if (layer < f->arch->layers || f->mtp_error.code == ERR_NONE)
+        return true;
+    *e = f->mtp_error;
+    return false;
 }
 
 bool forward_layer(struct forward *f, uint64_t layer, const struct stream *in, struct stream *out,
                    const struct observer *o, struct err *e)
 {
-    static const struct observer nobody = {0};
-    struct layer_run r = {
-        .f = f, .layer = layer, .weights = &f->layers[layer], .in = in, .out = out, .observer = o ? o : &nobody};
+    struct layer_run r = run_of(f, layer, out, o);
 
+    r.in = in;
     assert(!f->options.by_slices || (!r.observer->input && !r.observer->linear && !r.observer->expert));
-    if (layer >= f->arch->layers && f->mtp_error.code != ERR_NONE) {
-        *e = f->mtp_error;
-        return false;
-    }
-    return layer_run(&r, e);
+    return has_layer(f, layer, e) && layer_run(&r, e);
+}
+
+/* Stages have no buffer for a stream that is in memory here. */
+static bool take_residual(struct layer_run *r, const struct forward *by, struct err *e)
+{
+    const struct stream *from = &by->residual;
+    float *own = r->f->residual.memory;
+    const float *rows;
+
+    r->attended = from->memory || !own ? from : &r->f->residual;
+    return r->attended == from || stream_read(from, 0, from->tokens, own, &rows, e);
+}
+
+bool forward_layer_behind(struct forward *f, uint64_t layer, const struct forward *by, struct stream *out,
+                          const struct observer *o, struct err *e)
+{
+    struct layer_run r = run_of(f, layer, out, o);
+
+    assert(by->residual.tokens == f->residual.tokens && by->residual.width == f->residual.width);
+    assert(!r.observer->input && !r.observer->linear);
+    return has_layer(f, layer, e) && take_residual(&r, by, e) && layer_run(&r, e);
 }
 
 bool forward_logits(struct forward *f, const struct stream *last, size_t first, size_t count, float *logits,

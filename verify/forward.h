@@ -137,6 +137,11 @@ bool forward_embed(struct forward *f, struct stream *out, struct err *e) CHECKED
  * hidden state that is not finite. in and out are different streams. */
 bool forward_layer(struct forward *f, uint64_t layer, const struct stream *in, struct stream *out,
                    const struct observer *o, struct err *e) CHECKED;
+/* The same from behind attention on, which another pass has run: `by` ran this layer last, for the same batch, and
+ * layer_same_find (verify/layer_same.h) says that its attention is this one's. Observers may have routing and experts
+ * alone. */
+bool forward_layer_behind(struct forward *f, uint64_t layer, const struct forward *by, struct stream *out,
+                          const struct observer *o, struct err *e) CHECKED;
 /* Logits [count][vocab] of tokens [first, first + count) from what the last layer gave: final norm and head. The head
  * is read once in each call. */
 bool forward_logits(struct forward *f, const struct stream *last, size_t first, size_t count, float *logits,

@@ -63,7 +63,9 @@ struct layer_run {
     const struct observer *observer; /* never NULL */
     struct cache *cache;             /* gets the latents, or NULL */
     bool absorbed;                   /* the batch is one token, behind those of the cache */
+    const struct stream *attended;   /* what attention gave, from another pass; NULL: it is run, into f's residual */
 };
+const struct stream *run_residual(const struct layer_run *r); /* what the layer's second half starts from */
 
 /* Opens the streams, chooses sizes, and takes the memory for them. Refused: a budget below the least. */
 /* ERR_UNSUPPORTED when so many tokens that see each other, a cache's among them, need sparse attention. */

@@ -1,6 +1,7 @@
 #include "verify/layer_metrics.h"
 
 #include <math.h>
+#include <string.h>
 
 #define LANES 8u
 
@@ -39,7 +40,16 @@ void state_compare(struct state_error *s, const float *ref_in, const float *ref,
             add_column(&l, k, (double)in[i + k], (double)ref[i + k], (double)other[i + k]);
     for (size_t k = 0; i < cols; i++, k++)
         add_column(&l, k, (double)in[i], (double)ref[i], (double)other[i]);
-    *s = (struct state_error){total(l.error), total(l.ref), total(l.other), total(l.dot), total(l.update)};
+    *s = (struct state_error){total(l.error), total(l.ref),    total(l.other),
+                              total(l.dot),   total(l.update), memcmp(ref, other, cols * sizeof *ref) == 0};
+}
+
+bool states_same(const struct state_error *s, size_t tokens)
+{
+    for (size_t t = 0; t < tokens; t++)
+        if (!s[t].same)
+            return false;
+    return true;
 }
 
 static double relative2(double error2, double size2, double otherwise2)

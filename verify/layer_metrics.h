@@ -14,6 +14,7 @@ struct state_error {
     double other2;  /* |other|^2 */
     double dot;     /* ref . other */
     double update2; /* |ref - ref_in|^2: what the layer added; 0 without ref_in */
+    bool same;      /* other is ref to the bit */
 };
 /* ref_in: the state that entered the layer, or NULL. */
 void state_compare(struct state_error *s, const float *ref_in, const float *ref, const float *other, size_t cols);
@@ -23,6 +24,7 @@ void state_compare(struct state_error *s, const float *ref_in, const float *ref,
  * Relative to what the layer added (where it added nothing, to the state), and to the state. */
 double state_error_of_update(const struct state_error *s, size_t tokens);
 double state_error_of_state(const struct state_error *s, size_t tokens);
+bool states_same(const struct state_error *s, size_t tokens);    /* all of them */
 double state_cosine(const struct state_error *s, size_t tokens); /* mean; of two zero states 1, of one 0 */
 
 /* Routing of one layer: chosen experts of two runs, per token ascending. */

@@ -103,7 +103,7 @@ static bool normed_chunk(struct mlp *m, size_t first, size_t count, struct err *
     struct forward *f = m->run->f;
 
     m->first = first;
-    return stream_read(&f->residual, first, count, m->in, &m->x, e) &&
+    return stream_read(run_residual(m->run), first, count, m->in, &m->x, e) &&
            (!m->width || crew_rows(&f->crew, count, norm_rows, m, e));
 }
 

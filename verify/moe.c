@@ -11,6 +11,7 @@
 
 struct expert_feed {
     const struct forward *f;
+    const struct stream *residual;
     const float *norm; /* post_attention_layernorm */
 };
 
@@ -19,7 +20,7 @@ bool expert_inputs(const struct expert_call *c, size_t first, size_t count, floa
     const struct forward *f = c->feed->f;
     size_t d = f->arch->hidden_size;
 
-    if (!stream_gather(&f->residual, c->tokens + first, count, x, e))
+    if (!stream_gather(c->feed->residual, c->tokens + first, count, x, e))
         return false;
     for (size_t t = 0; t < count; t++)
         crew_norm(&f->crew, x + t * d, x + t * d, c->feed->norm, d, f->arch->rms_norm_eps);
@@ -161,7 +162,7 @@ static bool route_chunk(struct moe *m, size_t first, size_t count, struct err *e
 
     exact.emulate = EMULATE_NONE;
     m->first = first;
-    if (!stream_read(&f->residual, first, count, m->in, &m->x, e) || !crew_rows(&f->crew, count, norm_rows, m, e) ||
+    if (!stream_read(run_residual(r), first, count, m->in, &m->x, e) || !crew_rows(&f->crew, count, norm_rows, m, e) ||
         !show_input(r, ROLE_ROUTER, first, count, m->normed, d, d, e) ||
         !crew_linear(&exact, &m->router.matrix, m->normed, d, count, m->scores, m->rule.experts, e) ||
         !crew_rows(&f->crew, count, choose_rows, m, e))
@@ -439,7 +440,7 @@ bool moe_run(const struct layer_run *r, struct err *e)
         (r->weights->router_bias && !load_vector(f, &m.bias, e)))
         return false;
     router_init(&m.rule, f->arch, m.bias.x);
-    m.feed = (struct expert_feed){f, m.norm.x};
+    m.feed = (struct expert_feed){f, run_residual(r), m.norm.x};
     for (size_t t = 0; t < tokens; t += f->chunk)
         if (!route_chunk(&m, t, tokens - t < f->chunk ? tokens - t : f->chunk, e))
             return false;

@@ -57,6 +57,8 @@ bool file_copy(const char *from, const char *to, struct err *e) CHECKED;
 bool path_exists(const char *path); /* a link that leads nowhere exists; false: errno says why */
 bool path_is_dir(const char *path);
 bool path_same(const char *a, const char *b); /* the same device and inode */
+/* What is written to one would be found at the other: the same name in the same folder, however spelled, or path_same. */
+bool path_same_place(const char *a, const char *b);
 /* The nearest existing parents are on the same file system: what is written to both shares its room. */
 bool path_same_device(const char *a, const char *b);
 bool dir_make(const char *path, struct err *e) CHECKED; /* with its parents; there already is fine */

@@ -65,6 +65,16 @@ bool path_same(const char *a, const char *b)
     return stat(a, &at_a) == 0 && stat(b, &at_b) == 0 && at_a.st_dev == at_b.st_dev && at_a.st_ino == at_b.st_ino;
 }
 
+bool path_same_place(const char *a, const char *b)
+{
+    struct arena arena = {0};
+    bool same = path_same(a, b) || (strcmp(path_base(a), path_base(b)) == 0 &&
+                                    path_same(path_parent(&arena, a), path_parent(&arena, b)));
+
+    arena_release(&arena);
+    return same;
+}
+
 const char *path_nearest(struct arena *a, const char *path)
 {
     struct stat st;
