@@ -9,6 +9,10 @@
 /* The head is read once for each chunk and side, so chunks are large; and small beside the rest. */
 #define CHUNK_TOKENS_MIN 16u
 #define CHUNK_TOKENS_MAX 1024u
+/* Unless a side's rows of so many tokens are this small: then they stay in a cache until they have been compared, and
+ * a head of so few rows is soon read again. */
+#define CACHED_TOKENS 256u
+#define CACHED_BYTES  ((size_t)4 << 20)
 
 struct chunk {
     struct walk *w;
@@ -27,9 +31,10 @@ static uint64_t memory_bytes(const struct walk *w)
 
 size_t walk_chunk_tokens(const struct walk *w, size_t rows, size_t vocab)
 {
-    uint64_t tokens = memory_bytes(w) / 8 / (rows * vocab * sizeof(float));
+    uint64_t tokens = memory_bytes(w) / 8 / (rows * vocab * sizeof(float)), most = CACHED_BYTES / sizeof(float) / vocab;
 
-    tokens = tokens < CHUNK_TOKENS_MIN ? CHUNK_TOKENS_MIN : tokens > CHUNK_TOKENS_MAX ? CHUNK_TOKENS_MAX : tokens;
+    most = most < CACHED_TOKENS || most > CHUNK_TOKENS_MAX ? CHUNK_TOKENS_MAX : most;
+    tokens = tokens < CHUNK_TOKENS_MIN ? CHUNK_TOKENS_MIN : tokens > most ? most : tokens;
     return tokens < w->tokens ? tokens : w->tokens;
 }
 
