@@ -71,7 +71,7 @@ static bool compare_position(void *ctx, size_t job, unsigned worker, struct err 
 
     (void)worker;
     for (size_t i = 0; i < w->job->candidate_count; i++) {
-        const float *cand = row(k->candidates[i], k->elems[i], job);
+        const float *cand = row(w->candidates[i].same_outputs.logits ? k->ref : k->candidates[i], k->elems[i], job);
         struct position *p = &w->candidates[i].positions[t];
         bool ok = walk_has_ref(w)
                       ? position_compare(p, row(k->ref, k->ref_elems, job), cand, w->job->vocab, next, e)
@@ -121,7 +121,8 @@ static bool run_chunk(struct chunk *k, struct err *e)
     if (walk_has_ref(w) && !logits_of(&w->ref, k, k->count, k->ref, e))
         return err_in(e, "'%s'", w->job->ref->checkpoint.path);
     for (size_t i = 0; i < w->job->candidate_count; i++)
-        if (!logits_of(&w->candidates[i].side, k, k->count, k->candidates[i], e))
+        if (!w->candidates[i].same_outputs.logits &&
+            !logits_of(&w->candidates[i].side, k, k->count, k->candidates[i], e))
             return err_in(e, "'%s'", w->job->candidates[i]->checkpoint.path);
     if (!pool_run(w->threads, k->count, compare_position, k, e))
         return false;
