@@ -72,6 +72,7 @@ LINK = @mkdir -p $(@D) && echo "  LD  $@" && $(CC) $(OPTIMIZE) $(LDFLAGS) -o $@ 
 # The instruction set of a kernel file is in its name. FMA comes from intrinsics only: -ffp-contract=off is for all.
 %_avx2.o: ISA := -mavx2 -mfma -mf16c
 %_avx512.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mf16c
+%_amx.o: ISA := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mamx-tile -mamx-bf16
 
 MAIN := convert/main.c
 SOURCES := $(sort $(wildcard formats/base/*.c formats/*.c quant/*.c verify/*.c convert/*.c))

@@ -13,6 +13,7 @@
 #include "formats/base/utf8.h"
 #include "formats/json.h"
 #include "formats/manifest.h"
+#include "quant/kernel.h"
 
 /* Not copied: ours, or the source's description of other weights. */
 static const char *const replaced_files[] = {
@@ -369,7 +370,7 @@ static bool write_manifest(const struct plan *p, const struct plan_output *o, co
     char config_hash[HASH_HEX_BYTES];
     struct manifest m = {
         .tool_version = QUERN_VERSION,
-        .kernel_class = "exact",
+        .kernel_class = plan_is_calibrated(o) ? kernel_get()->kernel_class : KERNEL_EXACT,
         .calibration = result->calibrated ? p->calibration : NULL,
         .recipe_text = o->recipe->text,
         .config_sha256 = config_hash,

@@ -8,6 +8,7 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/json.h"
+#include "quant/kernel.h"
 
 #define MAGIC "quern-journal 1\n"
 
@@ -59,6 +60,8 @@ static void write_facts(struct buf *out, const struct plan *p)
     }
     if (p->calibration)
         record_fact(out, "calibration", p->calibration);
+    if (plan_calibrated_output(p) < p->output_count) /* which runs the model */
+        record_fact(out, "kernels", kernel_get()->kernel_class);
     record_source_facts(out, &p->source->checkpoint);
     buf_puts(out, "end\n");
 }

@@ -80,7 +80,7 @@ struct json_writer {
 void json_begin_object(struct json_writer *w, const char *key); /* key NULL: in an array, or the root */
 void json_begin_array(struct json_writer *w, const char *key);
 void json_end(struct json_writer *w, char bracket);             /* '}' or ']' */
-void json_put_string(struct json_writer *w, const char *key, const char *value); /* NULL value: null */
+void json_put_string(struct json_writer *w, const char *key, const char *value); /* NULL: null; bytes that are no UTF-8: U+FFFD */
 void json_put_u64(struct json_writer *w, const char *key, uint64_t value);
 void json_put_i64(struct json_writer *w, const char *key, int64_t value);
 void json_put_bool(struct json_writer *w, const char *key, bool value);

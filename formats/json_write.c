@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/base/utf8.h"
+
 static void line_break(struct json_writer *w)
 {
     if (w->compact)
@@ -66,13 +68,33 @@ void json_put_raw(struct json_writer *w, const char *key, const char *json_text)
     buf_puts(w->out, json_text);
 }
 
+/* A path may be any bytes, and JSON has no text for those that are no UTF-8. */
+static void quote_repaired(struct buf *out, const char *value)
+{
+    struct buf repaired = {0};
+    size_t bytes = strlen(value);
+
+    for (size_t at = 0; at < bytes;) {
+        size_t good = utf8_end(value + at, bytes - at);
+        buf_add(&repaired, value + at, good);
+        at += good;
+        if (at < bytes)
+            buf_puts(&repaired, "\xEF\xBF\xBD");
+        at++;
+    }
+    json_quote(out, repaired.data);
+    buf_release(&repaired);
+}
+
 void json_put_string(struct json_writer *w, const char *key, const char *value)
 {
     begin_member(w, key);
-    if (value)
+    if (!value)
+        buf_puts(w->out, "null");
+    else if (utf8_end(value, strlen(value)) == strlen(value))
         json_quote(w->out, value);
     else
-        buf_puts(w->out, "null");
+        quote_repaired(w->out, value);
 }
 
 void json_put_u64(struct json_writer *w, const char *key, uint64_t value)

@@ -87,7 +87,7 @@ struct manifest_fingerprint {
 struct manifest {
     uint64_t version; /* set by both manifest_write and manifest_parse */
     const char *tool_version;
-    const char *kernel_class;      /* "exact": no byte depends on the CPU */
+    const char *kernel_class;      /* "exact": no byte depends on the CPU; else whose products calibrated it */
     const char *recipe_text;       /* canonical JSON */
     const char *config_sha256;     /* of the source's config.json */
     const char *calibration;       /* the text: tokens, contexts, their SHA-256; or NULL */

@@ -68,7 +68,7 @@ struct gemm_kernel {
     const struct gemm_kernel *others;
 };
 
-extern const struct gemm_kernel gemm_ref, gemm_avx2, gemm_avx512;
+extern const struct gemm_kernel gemm_ref, gemm_avx2, gemm_avx512, gemm_amx;
 
 bool gemm_sum_coded_avx2(float *sums, float *panel, const struct gemm_codes *w, size_t rows, const float *x,
                          size_t x_stride, size_t tokens, size_t cols, bool first);

@@ -6,8 +6,8 @@
  * where TDPBF16PS takes 16 cycles and a tile comes from L1 in 8: a block's step
  * has 8 products, 128 cycles, and needs 2 tiles of weights and 4 of x, 6 KiB.
  * 256 columns of 32 tokens, 32 KiB, stay in L1 while the panel's rows, 64 KiB,
- * pass by from L2: 16 bytes a cycle. Up to 512 tokens' x for these columns and
- * their sums, 768 KiB, are in L2; fetching x takes 8 bytes a cycle from L3.
+ * pass by from L2: 16 bytes a cycle. The x of 256 tokens for these columns and
+ * their sums, 384 KiB, are in L2; fetching x takes 8 bytes a cycle from L3.
  * Decoding a weight, some 7 in a cycle, is an eighth of the products with 256
  * tokens; packing a number of x, one cycle, is as much as 256 rows: a call
  * should have many. */
@@ -19,7 +19,7 @@
 #include "quant/decode.h"
 #include "quant/gemm_codes.h"
 
-#define TOKENS_MAX   512u              /* of a block, for narrow matrices */
+#define TOKENS_MAX   256u              /* of a block, for narrow matrices */
 #define X_BYTES      ((size_t)5 << 20) /* packed x of a block */
 #define PANEL_BLOCKS (TILES_PANEL_ROWS / TILES_BLOCK)
 #define X_TOKEN      (2 * sizeof(uint16_t)) /* bytes a number */

@@ -63,8 +63,8 @@ struct gemm_tiles {
     void (*store)(float *y, size_t y_stride, const float *sums, size_t rows, size_t tokens, bool add);
 };
 
-/* The specification, in C. */
-extern const struct gemm_tiles gemm_tiles_ref;
+/* The specification, in C, and the instructions. */
+extern const struct gemm_tiles gemm_tiles_ref, gemm_tiles_amx;
 
 /* One TDPBF16PS: c [row][token] += a [row][column] b [column / 2][token][column % 2], as above. */
 void tiles_dot_ref(float *c, const uint16_t *a, const uint16_t *b);

@@ -6,6 +6,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include "quant/bf16.h"
@@ -42,11 +44,33 @@ static bool avx512_usable(void)
     return avx2_usable() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
+
+/* Linux keeps the tiles of a process that has asked for it, and of its threads from then on: the first answer stands.
+ */
+static bool tiles_permitted(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    unsigned a, d;
+
+    __asm__("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return (a >> 17 & 3) == 3 && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+
+/* Of CPUID's leaf 7; avx512_usable has seen that the OS keeps registers at all. */
+static bool amx_usable(void)
+{
+    enum { AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24, AVX512_BF16 = 1 << 5 };
+    unsigned a, b, c, d, sub_a;
+
+    return avx512_usable() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_BF16) && (d & AMX_TILE) &&
+           __get_cpuid_count(7, 1, &sub_a, &b, &c, &d) && (sub_a & AVX512_BF16) && tiles_permitted();
+}
 #endif
 
 static const struct kernel kernels[] = {
     {
         .name = "ref",
+        .kernel_class = KERNEL_EXACT,
         .usable = ref_usable,
         .bf16_decode = bf16_decode_ref,
         .bf16_encode = bf16_encode_ref,
@@ -80,6 +104,7 @@ static const struct kernel kernels[] = {
 #if defined(__x86_64__)
     {
         .name = "avx2",
+        .kernel_class = KERNEL_EXACT,
         .usable = avx2_usable,
         .bf16_decode = bf16_decode_avx2,
         .bf16_encode = bf16_encode_avx2,
@@ -112,6 +137,7 @@ static const struct kernel kernels[] = {
     },
     {
         .name = "avx512",
+        .kernel_class = KERNEL_EXACT,
         .usable = avx512_usable,
         .bf16_decode = bf16_decode_avx512,
         .bf16_encode = bf16_encode_avx512,
@@ -142,6 +168,39 @@ static const struct kernel kernels[] = {
         .vec = &vecmath_avx512,
         .gemm = &gemm_avx512,
     },
+    {
+        .name = "amx",
+        .kernel_class = KERNEL_AMX,
+        .usable = amx_usable,
+        .bf16_decode = bf16_decode_avx512,
+        .bf16_encode = bf16_encode_avx512,
+        .f16_decode = f16_decode_avx512,
+        .f16_encode = f16_encode_avx512,
+        .f32_check = f32_check_avx512,
+        .codes8_check = codes8_check_avx2,
+        .codes16_check = codes16_check_avx2,
+        .absmax = absmax_avx512,
+        .e4m3_decode = e4m3_decode_avx512,
+        .e4m3_encode = e4m3_encode_avx512,
+        .e4m3_to_bf16 = e4m3_to_bf16_avx512,
+        .e4m3_to_int4 = e4m3_to_int4_avx512,
+        .e5m2_decode = e5m2_decode_avx512,
+        .e5m2_encode = e5m2_encode_avx512,
+        .e8m0_decode = e8m0_decode_avx512,
+        .e2m1_decode = e2m1_decode_avx512,
+        .e2m1_encode = e2m1_encode_avx512,
+        .row_error = row_error_avx512,
+        .logits_pair = logits_pair_avx512,
+        .int4_decode = int4_decode_avx512,
+        .int4_absmax = int4_absmax_avx512,
+        .int4_search = int4_search_avx512,
+        .tile_fma = tile_fma_avx512,
+        .tile_row_fma = tile_row_fma_avx512,
+        .int4_nearest = int4_nearest_avx512,
+        .feedback_step = feedback_step_avx512,
+        .vec = &vecmath_avx512,
+        .gemm = &gemm_amx,
+    },
 #endif
 };
 
@@ -167,10 +226,10 @@ static bool pick_named(const char *name, struct err *e)
         picked = &kernels[i];
         return true;
     }
-    return err_set(e, ERR_USAGE, "QUERN_CPU is '%s', which is none of 'ref', 'avx2', 'avx512'", name);
+    return err_set(e, ERR_USAGE, "QUERN_CPU is '%s', which is none of 'ref', 'avx2', 'avx512', 'amx'", name);
 }
 
-/* The table goes from slow to fast. */
+/* The table goes from slow to fast; what is not exact must be asked for. */
 bool kernel_pick(struct err *e)
 {
     const char *name = getenv("QUERN_CPU");
@@ -178,9 +237,14 @@ bool kernel_pick(struct err *e)
     if (name)
         return pick_named(name, e);
     for (size_t i = 0; i < kernel_count(); i++)
-        if (kernels[i].usable())
+        if (strcmp(kernels[i].kernel_class, KERNEL_EXACT) == 0 && kernels[i].usable())
             picked = &kernels[i];
     return true;
+}
+
+void kernel_use(const struct kernel *k)
+{
+    picked = k;
 }
 
 const struct kernel *kernel_get(void)

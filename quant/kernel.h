@@ -1,6 +1,8 @@
 /* Kernels: one table per instruction set, picked once, before any thread
- * starts. All kernels here are of the exact class: every variant gives the
- * bytes and the sums of the reference, NOUN_ref.c, which is the specification.
+ * starts. Kernels are of the exact class: every variant gives the bytes and the
+ * sums of the reference, NOUN_ref.c, which is the specification. But for one:
+ * products by a matrix unit have sums of their own (quant/gemm_tiles.h), and
+ * are there for those who ask for them by name.
  *
  * Rules that make this so: float32, no FMA but where a contract writes it, rounding to nearest even, true
  * division where the reference divides; sums of errors run in sixteen float
@@ -40,7 +42,10 @@ struct int4_rows {
 };
 
 struct kernel {
-    const char *name; /* "ref", "avx2", "avx512": also what QUERN_CPU says */
+    const char *name; /* "ref", "avx2", "avx512", "amx": also what QUERN_CPU says */
+    /* KERNEL_EXACT, or whose order the sums of products have: what calibrates or runs a model says so, for its numbers
+     * are those of a class. */
+    const char *kernel_class;
     bool (*usable)(void);
 
     /* ---- float codecs, n elements ---- */
@@ -98,11 +103,17 @@ struct kernel {
     const struct gemm_kernel *gemm;
 };
 
+#define KERNEL_EXACT "exact"
+#define KERNEL_AMX   "amx"
+
 size_t kernel_count(void);                /* variants compiled in */
 const struct kernel *kernel_at(size_t i); /* 0 is the reference */
 
-/* The best usable one, or what QUERN_CPU names; an unknown or unusable name is ERR_USAGE. Call once, early. */
+/* The best usable one of the exact class, or what QUERN_CPU names; an unknown or unusable name is ERR_USAGE. Call once,
+ * early. */
 bool kernel_pick(struct err *e) CHECKED;
+/* For tests, which may have a table of their own. */
+void kernel_use(const struct kernel *k);
 const struct kernel *kernel_get(void); /* what was picked; the reference before that */
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "tests/ct.h"
 #include "tests/diff_fixture.h"
+#include "verify/diff_words.h"
 #include "verify/model_match.h"
 
 static void parse_one(struct diff_threshold t[METRIC_COUNT], enum diff_metric m, const char *text)
@@ -70,6 +71,29 @@ TEST(diff_checks, floors_are_distances_from_agreement)
     }
 }
 
+/* The fixture's floor: 1024 positions, and 3 MoE layers of 4 choices each. */
+TEST(diff_checks, a_floor_that_saw_no_change_counts_as_one)
+{
+    static const struct {
+        enum diff_metric metric;
+        double limit;
+    } cases[] = {{METRIC_TOP1, 1 - 5 / 1024.0}, {METRIC_ROUTING, 1 - 5 / (1024.0 * 3 * 4)}};
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct diff_threshold t[METRIC_COUNT];
+        struct diff_report r;
+        struct err e = {0};
+        diff_fixture_make(&r, FIXTURE_SMALL);
+        r.check_count = 0;
+        r.bf16.top1 = r.bf16.routing_overlap = 1;
+        ct_case("%s", diff_threshold_options[cases[i].metric]);
+        parse_one(t, cases[i].metric, "5floor");
+        ASSERT_OK(diff_checks_run(&r, t, &e), e);
+        EXPECT_NEAR_F64(cases[i].limit, r.checks[0].limit, 1e-9);
+        diff_report_release(&r);
+    }
+}
+
 /* 400 floors below would be less than nothing. */
 TEST(diff_checks, a_share_has_no_limit_below_zero)
 {
@@ -125,6 +149,27 @@ TEST(diff_checks, what_is_not_known_is_refused)
     parse_one(t, METRIC_KL, "1");
     EXPECT_OK(diff_checks_run(&r, t, &e), e);
     EXPECT_STR_EQ("mean KL (lower bound)", r.checks[0].what);
+    diff_report_release(&r);
+}
+
+/* One token a context: there is no next one whose probability could be held against another. */
+TEST(diff_checks, a_floor_of_no_perplexity_is_refused_and_not_printed)
+{
+    struct diff_threshold t[METRIC_COUNT];
+    struct diff_report r;
+    struct buf words = {0};
+    struct err e = {0};
+
+    diff_fixture_make(&r, FIXTURE_SMALL);
+    r.check_count = 0;
+    r.bf16.log_ratio = NAN;
+    parse_one(t, METRIC_PPL_RATIO, "5floor");
+    EXPECT_FALSE(diff_checks_run(&r, t, &e));
+    EXPECT_ERR(e, ERR_USAGE,
+               "'--max-ppl-ratio 5floor' counts noise floors, and that of the perplexity ratio is not known");
+    words_floor(&r.bf16, &words);
+    EXPECT_STR_EQ("KL 2.10e-05, top 1 99.71%, routing 99.12% (1,024 positions)", words.data);
+    buf_release(&words);
     diff_report_release(&r);
 }
 

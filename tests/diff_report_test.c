@@ -76,7 +76,7 @@ TEST(diff_report, json_is_json_and_complete)
     for (int kind = 0; kind < FIXTURE_COUNT; kind++) {
         struct json_doc d = {0};
         struct err e = {0};
-        char *text = written(diff_print_json, kind == FIXTURE_HOSTILE ? FIXTURE_PAIRED : (enum diff_fixture)kind);
+        char *text = written(diff_print_json, (enum diff_fixture)kind);
         ct_case("%s", diff_fixture_names[kind]);
         ASSERT_OK(json_parse(&d, text, strlen(text), JSON_STRICT, &e), e);
         const struct json *first = json_first(json_get(d.root, "candidates"));
@@ -109,6 +109,43 @@ TEST(diff_report, junit_is_valid_against_the_schema)
         mem_free(text);
         arena_release(&a);
     }
+}
+
+TEST(diff_report, a_junit_failure_tells_of_its_own_candidate)
+{
+    struct diff_report r;
+    struct buf out = {0};
+
+    diff_fixture_make(&r, FIXTURE_PAIRED);
+    r.candidates[1].first_outlier = 2;
+    r.checks[0].ok = r.checks[1].ok = false;
+    r.checks[1].candidate = r.candidates[1].path;
+    diff_print_junit(&r, &out);
+    const char *first = strstr(out.data, "name=\"max-kl of tiny-v3-int4\"");
+    const char *second = strstr(out.data, "name=\"min-top1 of tiny-v3-int4-g32\"");
+    EXPECT_TRUE(first && second && first < second);
+    if (first && second) {
+        EXPECT_TRUE(strstr(first, "\">no layer") < second);
+        EXPECT_TRUE(strstr(second, "\">layer 2 (MoE) is the first whose local error stands out") != NULL);
+    }
+    buf_release(&out);
+    diff_report_release(&r);
+}
+
+TEST(diff_report, junit_properties_are_numbers_for_programs)
+{
+    struct diff_report r;
+    struct buf out = {0};
+
+    diff_fixture_make(&r, FIXTURE_PAIRED);
+    r.candidates[0].outputs.ppl_ratio = 1.0030912;
+    r.candidates[1].outputs.kl.mean = 0.00079912;
+    diff_print_junit(&r, &out);
+    EXPECT_STR_HAS(out.data, "<property name=\"tokens\" value=\"4096\"/>");
+    EXPECT_STR_HAS(out.data, "<property name=\"perplexity_ratio\" value=\"1.00309\"/>");
+    EXPECT_STR_HAS(out.data, "<property name=\"cand2.kl\" value=\"0.00079912\"/>");
+    buf_release(&out);
+    diff_report_release(&r);
 }
 
 TEST(diff_report, the_page_holds_no_script_and_asks_for_nothing)

@@ -148,7 +148,7 @@ TEST(expert, down_is_rounded_against_what_rounded_gate_and_up_give_it)
         struct err e = {0};
         float *from;
 
-        if (!support_kernel(i))
+        if (!support_exact(i))
             continue;
         scene_make(&s, kernel_at(i), TOKENS, METHOD_LDLQ, METHOD_LDLQ);
         ASSERT_OK(scene_round(&s, &e), e);

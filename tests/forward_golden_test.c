@@ -6,11 +6,13 @@
 
 #include "tests/ct.h"
 #include "tests/forward_support.h"
+#include "tests/gemm_support.h"
 #include "verify/forward_private.h"
 #include "verify/mtp.h"
 #include "verify/step.h"
 
 #define TOLERANCE 1e-5 /* of the largest value */
+#define BY_TILES  2e-5 /* whose products keep 17 bits of what enters them */
 #define EMULATED  1e-3 /* of what a layer adds to a token */
 
 struct expected {
@@ -50,7 +52,8 @@ static const void *expected_get(struct expected *x, const char *name, size_t *ro
 }
 
 /* Rows `shown` of got against all rows of the expected tensor. */
-static void expect_rows(struct expected *x, const char *name, const float *got, size_t cols, const size_t *shown)
+static void expect_rows(struct expected *x, const char *name, const float *got, size_t cols, const size_t *shown,
+                        double tolerance)
 {
     size_t rows;
     const float *want = expected_get(x, name, &rows);
@@ -64,7 +67,7 @@ static void expect_rows(struct expected *x, const char *name, const float *got, 
             off = isnan(g) ? INFINITY : fmax(off, fabs(w - g));
         }
     ct_case("%s", name);
-    EXPECT_NEAR_F64(0, off / largest, TOLERANCE);
+    EXPECT_NEAR_F64(0, off / largest, tolerance);
 }
 
 /* ---- whole models ---- */
@@ -94,32 +97,47 @@ static bool compare_choices(void *ctx, const struct routing *r, struct err *e)
 static const char *const kinds[] = {"fp8",     "fp8-blocks",    "ue8m0", "int4",       "v2",
                                     "v2-lite", "negative-bias", "eps",   "every-other"};
 
-TEST(forward_golden, every_kind_of_checkpoint_gives_what_the_pytorch_model_gives)
+static void expect_kind(const char *kind, double tolerance)
 {
     static const size_t shown[] = {0, 1, 127, 128, 149, 150, 170};
+    struct made m;
+    struct expected x;
+    struct choices c = {.expected = &x};
+    struct observer o = {.ctx = &c, .routing = compare_choices};
+    struct forward_options options = {.threads = 2};
+    float *hidden = NULL, *logits = NULL;
+    struct err e = {0};
 
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
-        struct made m;
-        struct expected x;
-        struct choices c = {.expected = &x};
-        struct observer o = {.ctx = &c, .routing = compare_choices};
-        struct forward_options options = {.threads = 2};
-        float *hidden = NULL, *logits = NULL;
-        struct err e = {0};
+    ct_case("%s", kind);
+    made_init(&m, kind);
+    made_open(&m);
+    expected_open(&x, kind);
+    struct batch b = made_batch(&m);
+    ASSERT_OK(made_run(&m, &options, &b, &o, &hidden, &logits, &e), e);
+    EXPECT_TRUE(c.compared >= MADE_TOKENS);
+    EXPECT_EQ_U64(0, c.differ);
+    expect_rows(&x, "hidden", hidden, m.arch.hidden_size, shown, tolerance);
+    expect_rows(&x, "logits", logits, m.arch.vocab_size, shown, tolerance);
+    expected_release(&x);
+    made_release(&m);
+}
 
-        ct_case("%s", kinds[i]);
-        made_init(&m, kinds[i]);
-        made_open(&m);
-        expected_open(&x, kinds[i]);
-        struct batch b = made_batch(&m);
-        ASSERT_OK(made_run(&m, &options, &b, &o, &hidden, &logits, &e), e);
-        EXPECT_TRUE(c.compared >= MADE_TOKENS);
-        EXPECT_EQ_U64(0, c.differ);
-        expect_rows(&x, "hidden", hidden, m.arch.hidden_size, shown);
-        expect_rows(&x, "logits", logits, m.arch.vocab_size, shown);
-        expected_release(&x);
-        made_release(&m);
-    }
+TEST(forward_golden, every_kind_of_checkpoint_gives_what_the_pytorch_model_gives)
+{
+    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
+        expect_kind(kinds[i], TOLERANCE);
+}
+
+/* The sums of the class "amx", on any machine. */
+TEST(forward_golden, products_by_tiles_give_what_the_pytorch_model_gives)
+{
+    static const char *const some[] = {"fp8-blocks", "ue8m0", "int4", "v2-lite"};
+    const struct kernel *before = kernel_get();
+
+    kernel_use(gemm_support_tiles(before, &gemm_tiles_ref));
+    for (size_t i = 0; i < sizeof some / sizeof some[0]; i++)
+        expect_kind(some[i], BY_TILES);
+    kernel_use(before);
 }
 
 TEST(forward_golden, mtp_logits_are_what_the_pytorch_model_gives)
@@ -147,7 +165,7 @@ TEST(forward_golden, mtp_logits_are_what_the_pytorch_model_gives)
     float *logits = arena_array(&m.maker.arena, mtp.batch.tokens * m.arch.vocab_size, sizeof *logits);
     ASSERT_OK(forward_mtp(f, &mtp, &s[m.arch.layers % 2], &draft, NULL, &e), e);
     ASSERT_OK(forward_mtp_logits(f, &draft, 0, mtp.batch.tokens, logits, &e), e);
-    expect_rows(&x, "mtp_logits", logits, m.arch.vocab_size, shown);
+    expect_rows(&x, "mtp_logits", logits, m.arch.vocab_size, shown, TOLERANCE);
     mtp_batch_release(&mtp);
     stream_close(&s[0]);
     stream_close(&s[1]);
@@ -169,8 +187,8 @@ static void run_sample(struct made *m, struct expected *x, const struct batch *b
     ASSERT_OK(made_run(m, &options, b, &o, &hidden, &logits, &e), e);
     EXPECT_EQ_U64(3 * 150, c.compared);
     EXPECT_EQ_U64(0, c.differ);
-    expect_rows(x, "hidden", hidden, m->arch.hidden_size, hidden_shown);
-    expect_rows(x, "logits", logits, m->arch.vocab_size, logits_shown);
+    expect_rows(x, "hidden", hidden, m->arch.hidden_size, hidden_shown, TOLERANCE);
+    expect_rows(x, "logits", logits, m->arch.vocab_size, logits_shown, TOLERANCE);
 }
 
 TEST(forward_golden, the_sample_gives_what_the_pytorch_model_gives)
@@ -331,8 +349,8 @@ TEST(forward_golden, positions_near_a_hundred_thousand_agree_with_float64)
     expected_open(&x, "far");
     struct batch b = {made_ids(&m, far.tokens), far.tokens, &far, 1};
     ASSERT_OK(made_run(&m, &options, &b, NULL, &hidden, &logits, &e), e);
-    expect_rows(&x, "hidden", hidden, m.arch.hidden_size, shown);
-    expect_rows(&x, "logits", logits, m.arch.vocab_size, shown);
+    expect_rows(&x, "hidden", hidden, m.arch.hidden_size, shown, TOLERANCE);
+    expect_rows(&x, "logits", logits, m.arch.vocab_size, shown, TOLERANCE);
     expected_release(&x);
     made_release(&m);
 }
@@ -386,7 +404,7 @@ TEST(forward_golden, steps_behind_32_thousand_tokens_agree_with_float64)
     for (size_t i = 0; i < 2; i++)
         ASSERT_OK(forward_step(f, &c, ids[LONG - 2 + i], logits + i * m.arch.vocab_size, &e), e);
     EXPECT_EQ_U64(LONG, c.tokens);
-    expect_rows(&x, "logits", logits, m.arch.vocab_size, shown);
+    expect_rows(&x, "logits", logits, m.arch.vocab_size, shown, TOLERANCE);
     cache_release(&c);
     forward_close(f);
     expected_release(&x);

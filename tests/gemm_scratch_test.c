@@ -128,7 +128,7 @@ TEST(gemm_scratch, few_tokens_and_packed_ones_share_it)
     enum { ROWS = 70, COLS = 16384, GROUPS = COLS / 128, TOKENS = 6 };
 
     for (size_t v = 0; v < kernel_count(); v++) {
-        const struct kernel *k = support_kernel(v);
+        const struct kernel *k = support_exact(v);
         struct matrix_coded m;
         float *x = numbers(TOKENS * COLS, -40, -30);
         matrix_coded_make(&m, &gemm_cases[CASE_INT4].scheme, ROWS, COLS, 1);

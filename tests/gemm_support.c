@@ -118,6 +118,18 @@ void matrix_coded_release(struct matrix_coded *m)
     *m = (struct matrix_coded){0};
 }
 
+const struct kernel *gemm_support_tiles(const struct kernel *with, const struct gemm_tiles *tiles)
+{
+    static struct gemm_kernel products;
+    static struct kernel kernel;
+
+    products = (struct gemm_kernel){.tiles = tiles, .others = with->gemm->tiles ? with->gemm->others : with->gemm};
+    kernel = *with;
+    kernel.kernel_class = KERNEL_AMX;
+    kernel.gemm = &products;
+    return &kernel;
+}
+
 float gemm_support_dot(const float *x, const float *w, size_t cols)
 {
     float acc[16] = {0}, eight[8], four[4];

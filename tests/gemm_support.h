@@ -4,6 +4,7 @@
 #define TESTS_GEMM_SUPPORT_H
 
 #include "quant/gemm.h"
+#include "quant/gemm_tiles.h"
 
 /* Zero is empty. */
 struct matrix_coded {
@@ -18,6 +19,9 @@ void matrix_coded_make(struct matrix_coded *m, const struct scheme *scheme, uint
 /* After a change of its parts. */
 void matrix_coded_decode(struct matrix_coded *m);
 void matrix_coded_release(struct matrix_coded *m);
+
+/* `with`, but for products by tiles: with gemm_tiles_ref, what the class "amx" gives. The same place for all. */
+const struct kernel *gemm_support_tiles(const struct kernel *with, const struct gemm_tiles *tiles);
 
 /* Sixteen lanes by fmaf, folded 8, 4, 2, 1. */
 float gemm_support_dot(const float *x, const float *w, size_t cols);

@@ -110,7 +110,7 @@ TEST(gemm, every_scheme_and_shape_has_the_written_order_on_every_cpu)
             for (size_t v = 0; v < kernel_count(); v++) {
                 const struct kernel *k = kernel_at(v);
                 struct err e = {0};
-                if (!k->usable())
+                if (!support_is_exact(k) || !k->usable())
                     continue;
                 ct_case("%s, %s, %zu x %zu, %zu tokens", k->name, gemm_cases[c].name, (size_t)rows, (size_t)cols,
                         p.tokens);
@@ -136,7 +136,7 @@ TEST(gemm, tokens_and_rows_may_be_cut_anywhere)
         for (size_t v = 0; v < kernel_count(); v++) {
             const struct kernel *k = kernel_at(v);
             struct err e = {0};
-            if (!k->usable())
+            if (!support_is_exact(k) || !k->usable())
                 continue;
             for (size_t tokens = 1; tokens <= 29; tokens += tokens) {
                 ct_case("%s, %s, %zu tokens", k->name, gemm_cases[c].name, tokens);
@@ -158,7 +158,7 @@ TEST(gemm, tokens_and_rows_may_be_cut_anywhere)
 TEST(gemm, add_adds_the_folded_product_and_other_rows_stay)
 {
     for (size_t v = 0; v < kernel_count(); v++) {
-        const struct kernel *k = support_kernel(v);
+        const struct kernel *k = support_exact(v);
         struct matrix_coded m;
         struct product p;
         struct err e = {0};

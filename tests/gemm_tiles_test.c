@@ -13,16 +13,9 @@
 #define GUARD_BYTES 65536u
 #define GUARD_BYTE  0xA5u
 
-/* The reference with its products by tiles. */
 static const struct kernel *tiles_kernel(const struct gemm_tiles *tiles)
 {
-    static struct gemm_kernel products;
-    static struct kernel kernel;
-
-    products = (struct gemm_kernel){.tiles = tiles, .others = &gemm_ref};
-    kernel = *kernel_at(0);
-    kernel.gemm = &products;
-    return &kernel;
+    return gemm_support_tiles(kernel_at(0), tiles);
 }
 
 /* ---- one product of tiles, by hand ---- */

@@ -492,6 +492,27 @@ TEST(json, quotes_escape_what_must_be_and_read_back)
     buf_release(&out);
 }
 
+/* Names of folders are bytes; each that is no UTF-8 becomes U+FFFD. */
+TEST(json, a_string_that_is_no_text_is_written_as_one)
+{
+    static const struct {
+        const char *value, *text;
+    } rows[] = {
+        {"\xff", "\"\xEF\xBF\xBD\""},
+        {"a\xc3(\"", "\"a\xEF\xBF\xBD(\\\"\""},
+        {"\xc3\xa9\xe2\x82", "\"\xc3\xa9\xEF\xBF\xBD\xEF\xBF\xBD\""},
+    };
+
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct buf out = {0};
+        struct json_writer w = {.out = &out};
+        ct_case("row %zu", i);
+        json_put_string(&w, NULL, rows[i].value);
+        EXPECT_STR_HAS(out.data, rows[i].text);
+        buf_release(&out);
+    }
+}
+
 TEST(json, doubles_are_short_and_read_back)
 {
     static const struct {

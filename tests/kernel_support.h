@@ -23,12 +23,23 @@ static inline const struct kernel *support_kernel(size_t i)
     return k;
 }
 
-/* The fastest variant this machine runs: for tests of what all of them share. */
+static inline bool support_is_exact(const struct kernel *k)
+{
+    return strcmp(k->kernel_class, KERNEL_EXACT) == 0;
+}
+
+/* For tests of sums that are exact: NULL for a variant whose products are of another class, too. */
+static inline const struct kernel *support_exact(size_t i)
+{
+    return support_is_exact(kernel_at(i)) ? support_kernel(i) : NULL;
+}
+
+/* The fastest exact variant this machine runs: for tests of what all of them share. */
 static inline const struct kernel *support_best(void)
 {
     size_t i = kernel_count() - 1;
 
-    while (!kernel_at(i)->usable())
+    while (!support_is_exact(kernel_at(i)) || !kernel_at(i)->usable())
         i--;
     return kernel_at(i);
 }

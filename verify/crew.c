@@ -10,8 +10,10 @@
 #include "quant/vecmath.h"
 #include "verify/layer_weights.h"
 
-/* Rows of a matrix in one job: few enough that there is work for all, enough that a panel is filled. */
+/* Rows of a matrix in one job, at least: enough that a panel is filled. */
 #define LINEAR_ROWS 128u
+/* Jobs of a product for each worker. Every job packs its tokens' x again; and who is late is late by one of them. */
+#define JOBS_EACH 8u
 /* Tokens in one job of row work. */
 #define ROW_TOKENS 32u
 
@@ -231,6 +233,15 @@ static bool run_round_input(void *ctx, size_t first, size_t count, unsigned work
     return true;
 }
 
+/* Slices have room for the fewest. */
+static uint64_t job_rows(const struct crew *c, const struct matrix *w, size_t token_jobs)
+{
+    uint64_t least = round_up(LINEAR_ROWS, scheme_row_multiple(&w->coded.scheme)), rows = w->coded.rows;
+    uint64_t row_jobs = ((uint64_t)c->threads * JOBS_EACH + token_jobs - 1) / (token_jobs ? token_jobs : 1);
+
+    return w->source || row_jobs == 0 ? least : round_up((rows + row_jobs - 1) / row_jobs, least);
+}
+
 bool crew_linear(const struct crew *c, const struct matrix *w, const float *x, size_t x_stride, size_t tokens, float *y,
                  size_t y_stride, struct err *e)
 {
@@ -242,9 +253,10 @@ bool crew_linear(const struct crew *c, const struct matrix *w, const float *x, s
         l.x = c->rounded;
         l.x_stride = w->coded.cols;
     }
-    l.step = round_up(LINEAR_ROWS, scheme_row_multiple(&w->coded.scheme));
+    size_t token_jobs = (tokens + CREW_TOKENS - 1) / CREW_TOKENS;
+    l.step = job_rows(c, w, token_jobs);
     l.row_jobs = (size_t)((w->coded.rows + l.step - 1) / l.step);
-    return pool_run(c->threads, l.row_jobs * ((tokens + CREW_TOKENS - 1) / CREW_TOKENS), run_linear, &l, e);
+    return pool_run(c->threads, l.row_jobs * token_jobs, run_linear, &l, e);
 }
 
 bool worker_linear(const struct crew *c, unsigned worker, const struct matrix *w, float *x, size_t tokens, float *y,

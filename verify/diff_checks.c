@@ -86,17 +86,27 @@ static double value_of(const struct diff_report *r, const struct diff_candidate 
     return NAN;
 }
 
-static double limit_of(const struct diff_threshold *t, const struct diff_floor *f, enum diff_metric m)
+/* How far the floor is from agreement, as a share. Where nothing disagreed, one more choice might have: a floor of
+ * nothing would forbid what was too rare to be seen. */
+static double share_floor(const struct diff_report *r, enum diff_metric m)
 {
-    double floor = m == METRIC_TOP1 ? f->top1 : f->routing_overlap;
+    const struct diff_floor *f = &r->bf16;
+    double choices = (double)f->positions, seen = 1 - (m == METRIC_TOP1 ? f->top1 : f->routing_overlap);
 
+    if (m == METRIC_ROUTING)
+        choices *= (double)(r->load_count * r->top_k);
+    return seen < 1 / choices ? 1 / choices : seen;
+}
+
+static double limit_of(const struct diff_report *r, const struct diff_threshold *t, enum diff_metric m)
+{
     if (!t->floors)
         return t->value;
     if (m == METRIC_KL)
-        return t->value * f->kl;
+        return t->value * r->bf16.kl;
     if (m == METRIC_PPL_RATIO)
-        return exp64(t->value * f->log_ratio);
-    double limit = 1 - t->value * (1 - floor);
+        return exp64(t->value * r->bf16.log_ratio);
+    double limit = 1 - t->value * share_floor(r, m);
     return limit > 0 || isnan(limit) ? limit : 0;
 }
 
@@ -115,13 +125,19 @@ static bool check(struct diff_report *r, const struct diff_candidate *c, enum di
         .candidate = c->path,
         .asked = t->asked,
         .value = value_of(r, c, m),
-        .limit = limit_of(t, &r->bf16, m),
+        .limit = limit_of(r, t, m),
         .at_most = !is_share(m),
     };
     if (isnan(k->value))
         return err_set(e, ERR_USAGE, "'%s' is about the %s, which is not known %s", k->option, k->what,
                        m == METRIC_ROUTING ? (r->golden ? "from a golden file" : "of a model without routed experts")
                                            : "of contexts of one token");
+    if (isnan(k->limit))
+        return err_set(
+            e, ERR_USAGE,
+            "'%s %s' counts noise floors, and that of the %s is not known: no token it was measured on has a "
+            "next one",
+            k->option, k->asked, k->what);
     k->ok = k->at_most ? k->value <= k->limit : k->value >= k->limit;
     r->agree &= k->ok;
     return true;

@@ -3,6 +3,8 @@
  * the same comparison gives the same file. */
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "verify/diff_report.h"
 #include "verify/diff_words.h"
@@ -15,35 +17,59 @@ static void put_property(struct buf *out, const char *name, const char *value)
     buf_puts(out, "\"/>\n");
 }
 
-static void put_number(struct buf *out, const char *name, double value)
+/* For programs: more digits than people want, and none between thousands. */
+static void put_number(struct buf *out, const char *whose, const char *name, double value)
 {
-    char text[WORD_TEXT];
+    char key[64], text[WORD_TEXT];
 
-    if (!isnan(value))
-        put_property(out, name, word_number(value, text));
+    if (isnan(value))
+        return;
+    snprintf(key, sizeof key, "%s%s", whose, name);
+    snprintf(text, sizeof text, "%.6g", value);
+    put_property(out, key, text);
+}
+
+static void put_candidate(const struct diff_report *r, const struct diff_candidate *c, const char *whose,
+                          struct buf *out)
+{
+    const struct outputs *o = &c->outputs;
+    struct buf words = {0}, key = {0};
+
+    put_number(out, whose, "kl", o->kl_known ? o->kl.mean : NAN);
+    put_number(out, whose, "kl_lower_bound", o->kl_bound.mean);
+    put_number(out, whose, "top1", o->top1.mean);
+    put_number(out, whose, "perplexity_ratio", o->ppl_ratio);
+    put_number(out, whose, "routing_overlap", c->routing_overlap);
+    buf_printf(&key, "%slayers", whose);
+    words_outlier(r, c, &words);
+    put_property(out, key.data, words.data);
+    buf_release(&key);
+    buf_release(&words);
 }
 
 static void put_properties(const struct diff_report *r, struct buf *out)
 {
-    const struct outputs *o = &r->candidates[0].outputs;
     char text[WORD_TEXT];
-    struct buf words = {0};
 
     buf_puts(out, "    <properties>\n");
     put_property(out, r->golden ? "golden" : "ref", r->ref);
     for (size_t i = 0; i < r->candidate_count; i++)
         put_property(out, i == 0 ? "cand" : "cand2", r->candidates[i].path);
     put_property(out, "text", r->text);
-    put_property(out, "tokens", word_count(r->tokens, text));
-    put_number(out, "kl", o->kl.mean);
-    put_number(out, "kl_lower_bound", o->kl_bound.mean);
-    put_number(out, "top1", o->top1.mean);
-    put_number(out, "perplexity_ratio", o->ppl_ratio);
-    put_number(out, "routing_overlap", r->candidates[0].routing_overlap);
-    words_outlier(r, &r->candidates[0], &words);
-    put_property(out, "layers", words.data);
+    snprintf(text, sizeof text, "%" PRIu64, r->tokens);
+    put_property(out, "tokens", text);
+    for (size_t i = 0; i < r->candidate_count; i++)
+        put_candidate(r, &r->candidates[i], i == 0 ? "" : "cand2.", out);
     buf_puts(out, "    </properties>\n");
-    buf_release(&words);
+}
+
+static const struct diff_candidate *candidate_of(const struct diff_report *r, const struct diff_check *c)
+{
+    size_t i = r->candidate_count - 1;
+
+    while (i > 0 && strcmp(r->candidates[i].path, c->candidate) != 0)
+        i--;
+    return &r->candidates[i];
 }
 
 static void put_case(const struct diff_report *r, const struct diff_check *c, struct buf *out)
@@ -66,7 +92,7 @@ static void put_case(const struct diff_report *r, const struct diff_check *c, st
     markup_escape(out, words.data);
     buf_puts(out, "\">");
     words.bytes = 0;
-    words_outlier(r, &r->candidates[0], &words);
+    words_outlier(r, candidate_of(r, c), &words);
     markup_escape(out, words.data);
     buf_puts(out, "</failure>\n    </testcase>\n");
     buf_release(&words);

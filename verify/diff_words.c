@@ -175,11 +175,19 @@ void words_floor(const struct diff_floor *f, struct buf *out)
 {
     char kl[WORD_TEXT], top1[WORD_TEXT], routing[WORD_TEXT], ratio[WORD_TEXT], count[WORD_TEXT];
 
-    buf_printf(out, "KL %s, top 1 %s, perplexity within a factor of 1 + %s", word_number(f->kl, kl),
-               word_percent(f->top1, top1), word_number(f->log_ratio, ratio));
+    buf_printf(out, "KL %s, top 1 %s", word_number(f->kl, kl), word_percent(f->top1, top1));
+    if (!isnan(f->log_ratio))
+        buf_printf(out, ", perplexity within a factor of 1 + %s", word_number(f->log_ratio, ratio));
     if (!isnan(f->routing_overlap))
         buf_printf(out, ", routing %s", word_percent(f->routing_overlap, routing));
     buf_printf(out, " (%s positions)", word_count(f->positions, count));
+}
+
+void words_units(const struct diff_report *r, const char *plus_minus, struct buf *out)
+{
+    buf_puts(out, "KL in nats");
+    if (r->contexts > 1)
+        buf_printf(out, "; %s: one standard error, clustered by context", plus_minus);
 }
 
 void words_weights(const struct diff_candidate *c, struct buf *out)
@@ -282,7 +290,7 @@ size_t words_rows(const struct diff_report *r, const struct diff_candidate *c, c
     put_spread(add_row(rows, &count, "KL, lower bound"), &o->kl_bound, plus_minus);
     row = add_row(rows, &count, "top-1 agreement");
     put_mean(&row->value, word_percent, o->top1.mean, o->top1.se, plus_minus);
-    buf_printf(&row->more, "where the reference leads by 0.1 or more: %s of %s flipped",
+    buf_printf(&row->more, "where the reference leads by a probability of 0.1: %s of %s flipped",
                word_count(o->decisive_flips, a), word_count(o->decisive, b));
     row = add_row(rows, &count, "top-5 overlap");
     put_mean(&row->value, word_percent, o->top5.mean, o->top5.se, plus_minus);

@@ -189,7 +189,7 @@ static bool take_fingerprint(struct asking *k, bool quiet, struct manifest_finge
 {
     bool mtp = forward_has_mtp(k->f);
 
-    f->kernel_class = FINGERPRINT_CLASS;
+    f->kernel_class = kernel_get()->kernel_class;
     f->prompt_count = k->count;
     f->prompt = arena_array(k->a, k->count, sizeof *f->prompt);
     memcpy(f->prompt, k->ids, k->count * sizeof *f->prompt);
@@ -324,14 +324,15 @@ static void compare_positions(const struct asking *k, const char *of, const stru
         }
 }
 
-static void judge(const struct worst *worst, const struct fingerprint_sum *sum, struct findings *findings)
+static void judge(const struct worst *worst, const struct fingerprint_sum *sum, bool same_class,
+                  struct findings *findings)
 {
     if (worst->past > 0)
         findings_add(findings, RULE_FINGERPRINT_OFF,
                      "%zu of %zu log-probabilities are more than %g from those of " MANIFEST_NAME
-                     "; at position %zu%s token %" PRIu32 " has %.5f, recorded was %.5f",
+                     "; at position %zu%s token %" PRIu32 " has %.5f, recorded was %.5f%s",
                      worst->past, sum->logprobs, FINGERPRINT_DELTA_MAX, worst->position, worst->of, worst->id,
-                     worst->got, worst->recorded);
+                     worst->got, worst->recorded, same_class ? "" : ", by kernels of another class");
     if (sum->flips > 0)
         findings_add(findings, RULE_ROUTER_FLIPS,
                      "%" PRIu64 " of %" PRIu64 " choices of experts are others than recorded", sum->flips,
@@ -355,7 +356,7 @@ static bool compare(struct asking *k, const struct manifest_fingerprint *want, b
         count_flips(k, &want->routing[i], sum);
     sum->positions = want->position_count;
     sum->mtp_positions = want->mtp_count;
-    judge(&worst, sum, findings);
+    judge(&worst, sum, strcmp(want->kernel_class, kernel_get()->kernel_class) == 0, findings);
     return true;
 }
 

@@ -7,9 +7,10 @@
  * FINGERPRINT_TOP most probable next tokens with natural log-probabilities, in
  * five digits behind the point; the same of the first MTP layer, where there is
  * one that runs, at each token but the last; in each MoE layer, the experts
- * that were chosen. The forward pass gives the same bits on any CPU and with any number
- * of threads, and log-probabilities are made without the C library (quant's exp
- * and log), so the text of a fingerprint is the same everywhere too. */
+ * that were chosen. The forward pass gives the same bits on any CPU and with any
+ * number of threads, and log-probabilities are made without the C library
+ * (quant's exp and log), so the text of a fingerprint is the same everywhere
+ * too: with kernels of one class, which it names. */
 #ifndef VERIFY_FINGERPRINT_H
 #define VERIFY_FINGERPRINT_H
 
@@ -25,8 +26,7 @@
 
 #define FINGERPRINT_TOKENS    32u
 #define FINGERPRINT_TOP       16u
-#define FINGERPRINT_DELTA_MAX 1e-3    /* of a log-probability */
-#define FINGERPRINT_CLASS     "exact" /* the forward pass's kernel class: the same bits everywhere */
+#define FINGERPRINT_DELTA_MAX 1e-3 /* of a log-probability */
 
 struct fingerprint_options {
     unsigned threads;      /* 0: one per CPU; changes the time only */

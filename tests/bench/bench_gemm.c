@@ -27,11 +27,11 @@
         .kind = SCHEME_INT4, .dtype = DTYPE_I32, .scale = SCALE_BF16, .group_cols = (group), .method = METHOD_ABSMAX   \
     }
 
-/* bar: times sgemm, many tokens. */
+/* bar: times sgemm, many tokens; by tiles with two terms, and with one where x is BF16. */
 static const struct task {
     const char *name;
     struct scheme scheme;
-    double bar;
+    double bar, tiles_bar, tiles_bar1;
 } tasks[] = {
     {"FP8 128x128",
      {.kind = SCHEME_FP8_BLOCK,
@@ -40,10 +40,12 @@ static const struct task {
       .block_rows = 128,
       .block_cols = 128,
       .method = METHOD_ABSMAX},
-     1.0},
-    {"int4 g128", INT4(128), 1.0},
-    {"int4 g32", INT4(32), 1.0},
-    {"BF16", {.kind = SCHEME_PLAIN, .dtype = DTYPE_BF16, .method = METHOD_ROUND}, 0},
+     1.0,
+     3.0,
+     5.0},
+    {"int4 g128", INT4(128), 1.0, 3.0, 5.0},
+    {"int4 g32", INT4(32), 1.0, 1.5, 0},
+    {"BF16", {.kind = SCHEME_PLAIN, .dtype = DTYPE_BF16, .method = METHOD_ROUND}, 0, 0, 0},
 };
 #define TASKS (sizeof tasks / sizeof tasks[0])
 
@@ -57,7 +59,7 @@ typedef void sgemm_f(int order, int transpose_a, int transpose_b, int m, int n, 
                      int lda, const float *b, int ldb, float beta, float *c, int ldc);
 static sgemm_f *sgemm;
 
-static float *w, *x, *y;
+static float *w, *x, *x_bf16, *y;
 static void *codes[TASKS][COPIES], *scales[TASKS][COPIES], *scratch;
 static unsigned rounds = 5;
 
@@ -166,13 +168,18 @@ static struct coded coded_of(size_t task, size_t copy, size_t shape)
                           .parts = {.part = {[PART_CODES] = codes[task][copy], [PART_SCALE] = scales[task][copy]}}};
 }
 
-static double time_ours(const struct kernel *k, const struct coded *c, size_t tokens)
+static double time_with(const float *from, const struct kernel *k, const struct coded *c, size_t tokens)
 {
     struct err e = {0};
     double start = now();
 
-    must(gemm(k, c, 0, c->rows, x, c->cols, tokens, y, c->rows, false, scratch, &e), &e);
+    must(gemm(k, c, 0, c->rows, from, c->cols, tokens, y, c->rows, false, scratch, &e), &e);
     return now() - start;
+}
+
+static double time_ours(const struct kernel *k, const struct coded *c, size_t tokens)
+{
+    return time_with(x, k, c, tokens);
 }
 
 static double time_sgemm(size_t shape, size_t tokens)
@@ -194,8 +201,9 @@ static void print_rate(const char *name, double rate, double times, double bar)
 /* Every variant that this machine runs, by turns with sgemm. */
 static void many_tokens(size_t shape, size_t tokens)
 {
-    const struct kernel *fast = kernel_named("avx512"), *avx2 = kernel_named("avx2");
+    const struct kernel *fast = kernel_named("avx512"), *avx2 = kernel_named("avx2"), *tiles = kernel_named("amx");
     double theirs[ROUNDS_MAX], ours[TASKS][ROUNDS_MAX], slow[TASKS][ROUNDS_MAX];
+    double two_terms[TASKS][ROUNDS_MAX], one_term[TASKS][ROUNDS_MAX];
     double flop = 2.0 * (double)tokens * (double)WEIGHTS;
 
     for (unsigned r = 0; r < rounds; r++) {
@@ -204,6 +212,8 @@ static void many_tokens(size_t shape, size_t tokens)
             struct coded c = coded_of(i, r % COPIES, shape);
             ours[i][r] = fast ? time_ours(fast, &c, tokens) : 0.0;
             slow[i][r] = avx2 ? time_ours(avx2, &c, tokens) : 0.0;
+            two_terms[i][r] = tiles ? time_ours(tiles, &c, tokens) : 0.0;
+            one_term[i][r] = tiles ? time_with(x_bf16, tiles, &c, tokens) : 0.0;
         }
     }
     double sgemm_seconds = median(theirs, rounds);
@@ -216,6 +226,12 @@ static void many_tokens(size_t shape, size_t tokens)
             print_rate("avx512", 1e-9 * flop / a, sgemm_seconds / a, tasks[i].bar);
         if (avx2)
             print_rate(fast ? "; avx2" : "avx2", 1e-9 * flop / b, sgemm_seconds / b, fast ? 0 : tasks[i].bar);
+        a = median(two_terms[i], rounds);
+        b = median(one_term[i], rounds);
+        if (tiles) {
+            print_rate("; amx", 1e-9 * flop / a, sgemm_seconds / a, tasks[i].tiles_bar);
+            print_rate("; of BF16", 1e-9 * flop / b, sgemm_seconds / b, tasks[i].tiles_bar1);
+        }
         printf("\n");
     }
 }
@@ -289,6 +305,9 @@ int main(int argc, char **argv)
     scratch = mem_aligned(16 << 20);
     fill(w, WEIGHTS, 1);
     fill(x, (size_t)TOKENS_MAX * 7168, 2);
+    x_bf16 = mem_aligned(TOKENS_MAX * 7168 * sizeof *x_bf16);
+    for (size_t i = 0; i < (size_t)TOKENS_MAX * 7168; i++)
+        x_bf16[i] = bits_float(float_bits(x[i]) & 0xFFFF0000u);
     memset(y, 0, TOKENS_MAX * 7168 * sizeof *y);
     for (size_t i = 0; i < TASKS; i++)
         for (size_t copy = 0; copy < COPIES; copy++)
@@ -298,8 +317,8 @@ int main(int argc, char **argv)
         return 0;
     }
 
-    printf("Not measured: AMX, of which there is no variant%s\n",
-           kernel_named("avx512") ? "" : "; avx512, which this CPU has not");
+    if (!kernel_named("amx"))
+        printf("Not measured: amx%s, which this CPU has not\n", kernel_named("avx512") ? "" : " and avx512");
     open_blas();
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++)
         for (size_t t = 0; t < sizeof many / sizeof many[0]; t++)
