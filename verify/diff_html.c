@@ -238,7 +238,9 @@ void diff_print_html(const struct diff_report *r, struct buf *out)
     for (size_t i = 0; i < r->candidate_count; i++)
         put_candidate(r, &r->candidates[i], out);
     put_floors(r, out);
-    buf_printf(out, "<footer>quern %s. Errors are standard errors, clustered by context.", r->version);
+    buf_printf(out, "<footer>quern %s. ", r->version);
+    words_units(r, "\xC2\xB1", out);
+    buf_puts(out, ".");
     buf_puts(out, r->golden ? " From a golden file: KL is a lower bound, and errors by layer are estimates from 32 "
                               "projections.</footer>\n</main>\n</body>\n</html>\n"
                             : "</footer>\n</main>\n</body>\n</html>\n");

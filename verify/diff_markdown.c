@@ -167,5 +167,7 @@ void diff_print_markdown(const struct diff_report *r, struct buf *out)
         buf_puts(out, "\n\n");
         buf_release(&words);
     }
-    buf_printf(out, "<sub>quern %s</sub>\n", r->version);
+    buf_printf(out, "<sub>quern %s; ", r->version);
+    words_units(r, "\xC2\xB1", out);
+    buf_puts(out, "</sub>\n");
 }

@@ -54,6 +54,15 @@ static void print_floors(const struct diff_report *r, struct buf *out)
     }
 }
 
+static void print_units(const struct diff_report *r, struct buf *out)
+{
+    struct buf words = {0};
+
+    words_units(r, "+-", &words);
+    buf_printf(out, "  %s\n", words.data);
+    buf_release(&words);
+}
+
 static void print_layer(const struct diff_report *r, const struct diff_layer *l, struct buf *out)
 {
     char error[WORD_TEXT], floor[WORD_TEXT], cumulative[WORD_TEXT], overlap[WORD_TEXT], jaccard[WORD_TEXT];
@@ -135,8 +144,10 @@ void diff_print_text(const struct diff_report *r, struct buf *out)
         else
             buf_puts(out, "\n");
         print_rows(r, c, out);
-        if (i == 0)
+        if (i == 0) {
             print_floors(r, out);
+            print_units(r, out);
+        }
         buf_puts(out, "\n");
         print_layers(r, c, out);
         print_weights(c, out);

@@ -192,6 +192,13 @@ void words_floor(const struct diff_floor *f, struct buf *out)
     buf_printf(out, " (%s position%s)", word_count(f->positions, count), plural(f->positions));
 }
 
+void words_units(const struct diff_report *r, const char *plus_minus, struct buf *out)
+{
+    buf_puts(out, "KL in nats");
+    if (r->contexts > 1)
+        buf_printf(out, "; %s: one standard error, clustered by context", plus_minus);
+}
+
 void words_weights(const struct diff_candidate *c, struct buf *out)
 {
     char some[WORD_TEXT], all[WORD_TEXT];
@@ -292,7 +299,7 @@ size_t words_rows(const struct diff_report *r, const struct diff_candidate *c, c
     put_spread(add_row(rows, &count, "KL, lower bound"), &o->kl_bound, plus_minus);
     row = add_row(rows, &count, "top-1 agreement");
     put_mean(&row->value, word_percent, o->top1.mean, o->top1.se, plus_minus);
-    buf_printf(&row->more, "where the reference leads by 0.1 or more: %s of %s flipped",
+    buf_printf(&row->more, "where the reference leads by a probability of 0.1: %s of %s flipped",
                word_count(o->decisive_flips, a), word_count(o->decisive, b));
     row = add_row(rows, &count, "top-5 overlap");
     put_mean(&row->value, word_percent, o->top5.mean, o->top5.se, plus_minus);
