@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "formats/base/units.h"
 #include "formats/json.h"
 
 struct family {
@@ -236,14 +237,14 @@ static bool read_groups(struct arch *arch, const struct config *c, struct err *e
 static bool check_routing(const struct arch *arch, struct err *e)
 {
     if (arch->experts_per_token > arch->experts)
-        return err_set(e, ERR_FORMAT, "'num_experts_per_tok' is %" PRIu64 ", but there are %" PRIu64 " experts",
-                       arch->experts_per_token, arch->experts);
+        return err_set(e, ERR_FORMAT, "'num_experts_per_tok' is %" PRIu64 ", but there %s %" PRIu64 " expert%s",
+                       arch->experts_per_token, is_are(arch->experts), arch->experts, plural(arch->experts));
     if (arch->experts % arch->groups != 0)
         return err_set(e, ERR_FORMAT, "'n_group' is %" PRIu64 ", which does not divide %" PRIu64 " experts",
                        arch->groups, arch->experts);
     if (arch->topk_groups > arch->groups)
-        return err_set(e, ERR_FORMAT, "'topk_group' is %" PRIu64 ", but there are %" PRIu64 " groups",
-                       arch->topk_groups, arch->groups);
+        return err_set(e, ERR_FORMAT, "'topk_group' is %" PRIu64 ", but there %s %" PRIu64 " group%s",
+                       arch->topk_groups, is_are(arch->groups), arch->groups, plural(arch->groups));
     return true;
 }
 

@@ -99,7 +99,8 @@ static bool record_finish(struct golden *g, const struct diff_report *r, const c
     g->mtp_acceptance = r->ref_mtp_acceptance;
     if (!golden_write(g, path, e))
         return false;
-    log_note("golden file '%s': %zu positions in %zu contexts", path, g->tokens, g->contexts);
+    log_note("golden file '%s': %zu position%s in %zu context%s", path, g->tokens, plural(g->tokens), g->contexts,
+             plural(g->contexts));
     return true;
 }
 
