@@ -1,47 +1,25 @@
 /* A target is written row by row from float32 rows that the decoder makes:
  *
- *   floats            decode a row, round it; FP8 to BF16 in one pass
- *   int4              tiles of rows, as many as the kernel works on at once; FP8 by absmax in one pass
- *   FP8 by channel    the row's largest magnitude, then codes
- *   FP8 by tensor     codes, by the scale that is given: it is not to be known from some rows
- *   FP8 in blocks     a pass over the block's rows for the largest magnitudes,
- *                     then one for the codes; the second decoding costs less
- *                     than keeping 128 float rows outside the cache
- *
- * FP8 blocks whose scale the target can hold as it is keep their codes. */
+ *   floats   decode a row, round it; FP8 to BF16 in one pass
+ *   int4     tiles of rows, as many as the kernel works on at once; FP8 by absmax in one pass
+ *   FP8      transform_fp8.c */
 #include "quant/transform.h"
 
 #include <assert.h>
-#include <float.h>
 #include <inttypes.h>
 #include <math.h>
+#include <string.h>
 
-#include "quant/bf16.h"
 #include "quant/bits.h"
 #include "quant/decode.h"
 #include "quant/e4m3_int4.h"
+#include "quant/transform_private.h"
 
 /* Rows the scale search is given at once: its vectors run across rows. */
 #define SEARCH_ROWS 16u
 /* Rows that share a word of zero points. */
 #define ZERO_ROWS     8u
 #define TILE_ROWS_MAX SEARCH_ROWS
-
-struct work {
-    const struct transform *t;
-    struct decoder decoder;
-    const struct slices *in, *out;
-    uint64_t row, count; /* the slice */
-    uint64_t blocks;     /* scales per row of the target */
-    uint64_t x_stride;
-    float *x;      /* [tile rows][x_stride] */
-    float *y;      /* a row of what the codes stand for */
-    float *scales; /* [blocks], of the target */
-    float *most;   /* [blocks], largest magnitudes */
-    bool *kept;    /* [blocks] */
-    int8_t *zeros; /* [tile rows][blocks] */
-    struct weight_error error;
-};
 
 void weight_error_add(struct weight_error *sum, const struct weight_error *more)
 {
@@ -142,7 +120,7 @@ size_t transform_scratch_bytes(const struct transform *t)
     return s.used_bytes;
 }
 
-static void add_error(struct work *w, struct row_error row)
+void transform_add_error(struct work *w, struct row_error row)
 {
     w->error.error2 += (double)row.error2;
     w->error.energy2 += (double)row.energy2;
@@ -276,7 +254,7 @@ static bool int4_tile(struct work *w, uint64_t row, uint64_t rows, struct err *e
     if (t->to.asymmetric)
         pack_zeros(w, row, rows);
     for (uint64_t r = 0; r < rows; r++)
-        add_error(w, errors[r]);
+        transform_add_error(w, errors[r]);
     return true;
 }
 
@@ -292,183 +270,7 @@ static bool run_int4(struct work *w, struct err *e)
     return true;
 }
 
-/* ---- FP8 ---- */
-
-/* 2^ceil(log2(s)), by the bits: log2f is wrong just above powers of two. 2^-127 is a subnormal, and E8M0's 0. */
-static float pow2_ceil(float s)
-{
-    uint32_t bits = float_bits(s), exponent = (bits >> 23) + ((bits & 0x7FFFFFu) != 0);
-
-    return bits_float(exponent == 0 ? 0x00400000u : exponent << 23);
-}
-
-static bool is_pow2_scale(float s)
-{
-    uint32_t bits = float_bits(s);
-
-    return bits == 0x00400000u || (bits >> 23 != 0 && (bits & 0x7FFFFFu) == 0);
-}
-
-/* The scale as it will be stored. Below 2^-126 division and product would lose bits, so it stops there. */
-static float target_scale(const struct scheme *to, float most)
-{
-    float scale = most / 448.0f;
-    uint16_t bf16;
-
-    if (most == 0.0f)
-        return 1.0f;
-    switch (to->scale) {
-    case SCALE_F32_POW2:
-    case SCALE_E8M0:
-        return pow2_ceil(scale);
-    case SCALE_BF16:
-        (void)bf16_encode_ref(&bf16, &scale, 1); /* at most 2^128 / 448 */
-        scale = bits_float((uint32_t)bf16 << 16);
-        break;
-    case SCALE_F32:
-    case SCALE_F16:
-    case SCALE_NONE:
-        break;
-    }
-    return scale < FLT_MIN ? FLT_MIN : scale;
-}
-
-/* Whether the target can hold a scale exactly. */
-static bool scale_fits(const struct scheme *to, float scale)
-{
-    if (to->scale == SCALE_F32_POW2 || to->scale == SCALE_E8M0)
-        return is_pow2_scale(scale);
-    return to->scale == SCALE_F32 || (to->scale == SCALE_BF16 && (float_bits(scale) & 0xFFFFu) == 0);
-}
-
-static bool same_grid(const struct scheme *a, const struct scheme *b)
-{
-    return a->kind == b->kind && scheme_is_fp8(a) && a->block_rows == b->block_rows && a->block_cols == b->block_cols;
-}
-
-static void store_scales(struct work *w, uint64_t scales_row)
-{
-    uint8_t *part = w->out->part[PART_SCALE];
-    uint64_t begin = scales_row * w->blocks;
-
-    switch (w->t->to.scale) {
-    case SCALE_F32:
-    case SCALE_F32_POW2:
-        memcpy(part + begin * sizeof(float), w->scales, w->blocks * sizeof(float));
-        break;
-    case SCALE_E8M0:
-        for (uint64_t i = 0; i < w->blocks; i++)
-            part[begin + i] = (uint8_t)(float_bits(w->scales[i]) >> 23);
-        break;
-    case SCALE_BF16:
-        (void)w->t->kernel->bf16_encode((uint16_t *)(void *)part + begin, w->scales, w->blocks); /* exact */
-        break;
-    case SCALE_F16:
-    case SCALE_NONE:
-        break;
-    }
-}
-
-/* kept[i]: block i of this row of blocks keeps codes and scale. Says whether all do. */
-static bool find_kept(struct work *w, uint64_t row, bool *all, struct err *e)
-{
-    *all = same_grid(&w->t->from, &w->t->to);
-    memset(w->kept, 0, w->blocks * sizeof *w->kept);
-    if (!*all)
-        return true;
-    if (!decoder_load_scales(&w->decoder, row, e))
-        return false;
-    for (uint64_t i = 0; i < w->blocks; i++) {
-        w->kept[i] = scale_fits(&w->t->to, w->decoder.scales[i]);
-        *all &= w->kept[i];
-    }
-    return true;
-}
-
-static bool find_most(struct work *w, uint64_t row, uint64_t rows, struct err *e)
-{
-    uint64_t each = scheme_scale_cols(&w->t->to, w->t->cols), cols = w->t->cols;
-
-    memset(w->most, 0, w->blocks * sizeof *w->most);
-    for (uint64_t r = 0; r < rows; r++) {
-        if (!decode_row(&w->decoder, row + r, w->x, e))
-            return false;
-        for (uint64_t i = 0; i < w->blocks; i++) {
-            uint64_t begin = i * each, n = cols - begin < each ? cols - begin : each;
-            float most = w->t->kernel->absmax(w->x + begin, n);
-            w->most[i] = most > w->most[i] ? most : w->most[i];
-        }
-    }
-    return true;
-}
-
-static bool fp8_row(struct work *w, uint64_t row, bool all_kept, struct err *e)
-{
-    const struct transform *t = w->t;
-    uint8_t *out = (uint8_t *)w->out->part[PART_CODES] + (row - w->row) * t->cols;
-    uint64_t each = scheme_scale_cols(&t->to, t->cols);
-
-    if (!decode_row(&w->decoder, row, w->x, e))
-        return false;
-    if (all_kept) {
-        memcpy(out, decoder_codes(&w->decoder, row), t->cols);
-        add_error(w, t->kernel->row_error(w->x, w->x, t->cols));
-        return true;
-    }
-    t->kernel->e4m3_encode(out, w->x, t->cols, w->scales, each);
-    for (uint64_t i = 0; i < w->blocks; i++) {
-        uint64_t begin = i * each, n = t->cols - begin < each ? t->cols - begin : each;
-        if (w->kept[i])
-            memcpy(out + begin, (const uint8_t *)decoder_codes(&w->decoder, row) + begin, n);
-    }
-    /* A rounded-up scale may take magnitudes next to the largest float past it. */
-    if (!t->kernel->e4m3_decode(w->y, out, t->cols, w->scales, each))
-        return err_set(e, ERR_FORMAT, "row %" PRIu64 " is too large for FP8", row);
-    add_error(w, t->kernel->row_error(w->x, w->y, t->cols));
-    return true;
-}
-
-/* Rows that share their scales. */
-static bool fp8_block_rows(struct work *w, uint64_t row, uint64_t rows, uint64_t scales_row, struct err *e)
-{
-    bool all_kept;
-
-    if (!find_kept(w, row, &all_kept, e))
-        return false;
-    if (!all_kept && !find_most(w, row, rows, e))
-        return false;
-    for (uint64_t i = 0; i < w->blocks; i++)
-        w->scales[i] = w->kept[i] ? w->decoder.scales[i] : target_scale(&w->t->to, w->most[i]);
-    store_scales(w, scales_row);
-    for (uint64_t r = 0; r < rows; r++)
-        if (!fp8_row(w, row + r, all_kept, e))
-            return false;
-    return true;
-}
-
-/* Rows of a matrix that has one scale. */
-static bool run_fp8_tensor(struct work *w, struct err *e)
-{
-    w->scales[0] = w->t->tensor_scale;
-    w->kept[0] = false;
-    store_scales(w, 0);
-    for (uint64_t r = 0; r < w->count; r++)
-        if (!fp8_row(w, w->row + r, false, e))
-            return false;
-    return true;
-}
-
-static bool run_fp8(struct work *w, struct err *e)
-{
-    uint64_t each = w->t->to.kind == SCHEME_FP8_BLOCK ? w->t->to.block_rows : 1;
-
-    for (uint64_t r = 0; r < w->count; r += each) {
-        uint64_t rows = w->count - r < each ? w->count - r : each;
-        if (!fp8_block_rows(w, w->row + r, rows, r / each, e))
-            return false;
-    }
-    return true;
-}
+/* ---- all of it ---- */
 
 bool transform_run(const struct transform *t, uint64_t row, uint64_t count, uint64_t rows, const struct slices *in,
                    const struct slices *out, void *scratch, struct weight_error *err2, struct err *e)
@@ -493,9 +295,9 @@ bool transform_run(const struct transform *t, uint64_t row, uint64_t count, uint
     else if (t->to.kind == SCHEME_INT4)
         ok = run_int4(&w, e);
     else if (t->to.kind == SCHEME_FP8_TENSOR)
-        ok = run_fp8_tensor(&w, e);
+        ok = transform_fp8_tensor(&w, e);
     else
-        ok = run_fp8(&w, e);
+        ok = transform_fp8(&w, e);
     if (ok)
         weight_error_add(err2, &w.error);
     return ok;
@@ -517,11 +319,4 @@ bool transform_most(const struct transform *t, uint64_t row, uint64_t count, con
         *most = row_most > *most ? row_most : *most;
     }
     return true;
-}
-
-float transform_tensor_scale(float most)
-{
-    static const struct scheme tensor = {.kind = SCHEME_FP8_TENSOR, .scale = SCALE_F32};
-
-    return target_scale(&tensor, most);
 }
