@@ -29,6 +29,8 @@ struct calibrate_options {
 /* Beside path, while a run of it is unfinished: a folder with a record of the layers that are done and the hidden state
  * behind the last of them. Their statistics are in path's partial file. */
 #define CALIBRATE_UNFINISHED_SUFFIX ".unfinished"
+/* What a run that was killed right behind its last rename left beside the finished file; nothing while a run writes. */
+void calibrate_remove_leftover(const char *path);
 
 /* s: planned (calib_stats_plan); filled in, and written to path, sums and all. Refused: what a forward pass refuses, a
  * budget below the need (both numbers), an unfinished run of something else. Nothing is left at path after a failure;

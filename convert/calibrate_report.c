@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/base/units.h"
 #include "formats/json.h"
 
 static int compare_tokens(const void *a, const void *b)
@@ -99,9 +100,9 @@ void calibrate_print(const struct calib_stats *s, uint64_t min_tokens, struct bu
     }
     if (starved > 0)
         buf_printf(out,
-                   "%zu experts got fewer than %" PRIu64 " tokens, %zu of them none: a longer or a more varied text "
+                   "%zu expert%s got fewer than %" PRIu64 " token%s, %zu of them none: a longer or a more varied text "
                    "reaches more.\n",
-                   starved, min_tokens, unvisited);
+                   starved, plural(starved), min_tokens, plural(min_tokens), unvisited);
 }
 
 static void json_losses(struct json_writer *w, const struct calib_stats *s, uint64_t layer)

@@ -11,6 +11,7 @@
 #include "convert/stream_file.h"
 #include "formats/base/log.h"
 #include "formats/base/progress.h"
+#include "formats/base/units.h"
 
 #define MAGIC   "quern-calibrate 1\n"
 #define RECORDS "layers"
@@ -101,7 +102,8 @@ bool calibrate_saved_open(struct calibrate *c, const char *path, struct err *e)
     s->saved_at = now_seconds();
     if (s->layers_done == 0)
         return true;
-    log_note("going on with an unfinished run: %" PRIu64 " layers are done", s->layers_done);
+    log_note("going on with an unfinished run: %" PRIu64 " layer%s %s done", s->layers_done, plural(s->layers_done),
+             is_are(s->layers_done));
     note_progress(c);
     return true;
 }
@@ -153,6 +155,20 @@ bool calibrate_saved_enter(struct calibrate *c, struct stream *in, struct err *e
     return stream_load(state_path(&c->saved, c->saved.layers_done - 1), in, e);
 }
 
+void calibrate_remove_leftover(const char *path)
+{
+    struct arena a = {0};
+    struct output lock = {0}; /* of the partial file, as a run has it */
+    struct err ignored = {0};
+    const char *dir = arena_printf(&a, "%s%s", path, CALIBRATE_UNFINISHED_SUFFIX);
+    bool done = path_exists(path) && !path_exists(arena_printf(&a, "%s%s", path, FILE_PARTIAL_SUFFIX));
+
+    if (done && path_is_dir(dir) && output_open(&lock, path, 0, true, &ignored))
+        (void)!dir_remove_tree(dir, &ignored);
+    output_release(&lock);
+    arena_release(&a);
+}
+
 /* Another run's, which was refused, is not ours to remove; nor is what the input stopped worth keeping. */
 void calibrate_saved_close(struct calibrate *c, bool committed, const struct err *e)
 {
@@ -163,7 +179,8 @@ void calibrate_saved_close(struct calibrate *c, bool committed, const struct err
     struct err ignored = {0};
 
     if (keep && mine)
-        log_note("%" PRIu64 " layers are safe; the same command goes on from there", s->layers_done);
+        log_note("%" PRIu64 " layer%s %s safe; the same command goes on from there", s->layers_done,
+                 plural(s->layers_done), is_are(s->layers_done));
     if (!keep && s->dir)
         (void)!dir_remove_tree(s->dir, &ignored);
     c->writer.out.keep = keep;

@@ -6,6 +6,7 @@
 #include "convert/measured.h"
 #include "formats/base/hash.h"
 #include "formats/base/log.h"
+#include "formats/base/units.h"
 
 static bool check_word(const char *option, const char *word, const char *a, const char *b, struct err *e)
 {
@@ -44,7 +45,8 @@ const char *calibration_batch_text(const struct batch *b, struct arena *a)
     char hex[HASH_HEX_BYTES];
 
     hash_batch(b, hex);
-    return arena_printf(a, "%zu tokens in %zu contexts, sha256 %s", b->tokens, b->sequence_count, hex);
+    return arena_printf(a, "%zu token%s in %zu context%s, sha256 %s", b->tokens, plural(b->tokens), b->sequence_count,
+                        plural(b->sequence_count), hex);
 }
 
 /* Then every expert is starved for certain, and a mistake in the command is likelier than that. */
@@ -55,18 +57,19 @@ bool calibration_check_text(const struct corpus *t, uint64_t min_tokens, struct 
     return tokens >= min_tokens ||
            err_set(e, ERR_FORMAT,
                    "%zu token%s of '%s' %s fewer than --min-tokens %" PRIu64 ": no expert can have enough", tokens,
-                   tokens == 1 ? "" : "s", t->source, tokens == 1 ? "is" : "are", min_tokens);
+                   plural(tokens), t->source, is_are(tokens), min_tokens);
 }
 
 void calibration_note_text(const struct corpus *t, uint64_t tokens)
 {
     if (t->is_builtin)
-        log_warn("calibrating on the built-in texts, %zu tokens: --text FILE with text like what the model will see is "
-                 "better",
-                 t->batch.tokens);
+        log_warn(
+            "calibrating on the built-in texts, %zu token%s: --text FILE with text like what the model will see is "
+            "better",
+            t->batch.tokens, plural(t->batch.tokens));
     else if (t->is_short)
-        log_note("'%s' has %zu tokens, fewer than the %" PRIu64 " asked for: all of it is used", t->source,
-                 t->text_tokens, tokens);
+        log_note("'%s' has %zu token%s, fewer than the %" PRIu64 " asked for: all of it is used", t->source,
+                 t->text_tokens, plural(t->text_tokens), tokens);
 }
 
 bool calibration_open(struct calibration *c, struct plan *p, struct err *e)
@@ -125,8 +128,9 @@ bool calibration_by_statistics(const struct calibration *c, struct plan *p, stru
                        p->outputs[0].recipe->name);
     if (strcmp(c->on_starved, "fail") == 0 && !check_starved(c, p, e))
         return err_in(e, "statistics '%s'", p->statistics->path);
-    p->calibration = arena_printf(&p->arena, "statistics of %" PRIu64 " tokens in %zu contexts, sha256 %s", r->tokens,
-                                  r->sequence_count, p->statistics->sha256);
+    p->calibration =
+        arena_printf(&p->arena, "statistics of %" PRIu64 " token%s in %zu context%s, sha256 %s", r->tokens,
+                     plural(r->tokens), r->sequence_count, plural(r->sequence_count), p->statistics->sha256);
     p->min_tokens = c->min_tokens;
     return true;
 }

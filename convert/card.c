@@ -4,6 +4,7 @@
 #include "convert/bundle.h"
 #include "convert/coverage.h"
 #include "convert/summary.h"
+#include "formats/base/units.h"
 
 static bool any_kind(const struct plan *p, const struct plan_output *o, enum scheme_kind kind)
 {
@@ -80,10 +81,11 @@ void card_write(struct buf *out, const struct plan *p, size_t output, const stru
     buf_printf(out, "# %s, by recipe `%s`\n\n", a->model_type, o->recipe->name);
     if (o->recipe->description)
         buf_printf(out, "%s\n\n", o->recipe->description);
-    buf_printf(out, "Made with Quern %s from a %s checkpoint of %" PRIu64 " layers", QUERN_VERSION,
-               a->architecture ? a->architecture : a->model_type, a->layers);
+    buf_printf(out, "Made with Quern %s from a %s checkpoint of %" PRIu64 " layer%s", QUERN_VERSION,
+               a->architecture ? a->architecture : a->model_type, a->layers, plural(a->layers));
     if (a->experts > 0)
-        buf_printf(out, " and %" PRIu64 " routed experts (%" PRIu64 " per token)", a->experts, a->experts_per_token);
+        buf_printf(out, " and %" PRIu64 " routed expert%s (%" PRIu64 " per token)", a->experts, plural(a->experts),
+                   a->experts_per_token);
     buf_printf(out, ".\n`quern.json` lists every tensor with its sources, scheme, method and error, and the SHA-256 of "
                     "every file.\n\n");
     write_table(out, &s);

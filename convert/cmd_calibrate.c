@@ -57,8 +57,10 @@ static const struct opt_command spec = {
 
 static bool check_free(const char *path, struct err *e)
 {
-    return !path || opts.force || opts.dry_run || !path_exists(path) ||
-           err_set(e, ERR_USAGE, "'%s' is there already; --force replaces it", path);
+    if (!path || opts.force || opts.dry_run || !path_exists(path))
+        return true;
+    calibrate_remove_leftover(path);
+    return err_set(e, ERR_USAGE, "'%s' is there already; --force replaces it", path);
 }
 
 static bool check_outputs(struct output_files *o, struct err *e)
@@ -112,10 +114,11 @@ static bool print_plan(const struct source *source, const struct calib_stats *s,
         return false;
     corpus_describe(corpus, &text);
     printf("runs       %s\n", text.data);
-    printf("reads      %" PRIu64 " bytes of weights in %zu layers\n", calibrate_read_bytes(source), s->layer_count);
-    printf("measures   %zu inputs%s\n", s->input_count, s->has_losses ? ", and losses" : "");
-    printf("memory     %" PRIu64 " bytes with %u experts at a time, beside the forward pass's\n",
-           calibrate_memory_bytes(source, s, s->has_losses, threads), threads);
+    printf("reads      %" PRIu64 " bytes of weights in %zu layer%s\n", calibrate_read_bytes(source), s->layer_count,
+           plural(s->layer_count));
+    printf("measures   %zu input%s%s\n", s->input_count, plural(s->input_count), s->has_losses ? ", and losses" : "");
+    printf("memory     %" PRIu64 " bytes with %u expert%s at a time, beside the forward pass's\n",
+           calibrate_memory_bytes(source, s, s->has_losses, threads), threads, plural(threads));
     printf("writes     %" PRIu64 " bytes to '%s'\n", bytes, opts.output ? opts.output : "STATS");
     buf_release(&text);
     return true;

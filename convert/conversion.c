@@ -51,8 +51,8 @@ static void print_output(const struct plan *p, size_t output, const struct run_r
     summary_make(&s, &a, p, o, result);
     summary_print(&s, true);
     printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text((double)c->tensor_bytes, in), c->shard_count,
-           c->shard_count == 1 ? "" : "s", o->dir, bytes_text((double)o->file_bytes, out), o->shard_count,
-           o->shard_count == 1 ? "" : "s");
+           plural(c->shard_count), o->dir, bytes_text((double)o->file_bytes, out), o->shard_count,
+           plural(o->shard_count));
     if (p->report && output == 0)
         printf("%s", p->report);
     if (proof)
@@ -263,7 +263,8 @@ static bool convert(const struct conversion *c, struct plan *p, struct proof *pr
     if (ok)
         print_results(c, p, w.results, proofs);
     else if (keep && w.opened)
-        log_note("%zu of %zu jobs are safe; the same command goes on from there", w.journal.jobs_durable, p->job_count);
+        log_note("%zu of %zu jobs %s safe; the same command goes on from there", w.journal.jobs_durable, p->job_count,
+                 is_are(w.journal.jobs_durable));
     journal_close(&w.journal);
     for (size_t o = 0; o < p->output_count; o++)
         stage_release(&w.stages[o], keep);
@@ -317,10 +318,11 @@ static bool confirm_delete(const struct plan *p, struct err *e)
 
     if (!checkpoint_check_removable(c, e))
         return false;
-    fprintf(stderr,
-            "quern: --delete-source removes the %zu shards of '%s' (%s), each as soon as everything made from it is on "
-            "disk.\nThis cannot be undone. Type 'delete' to go on: ",
-            c->shard_count, c->path, bytes_text((double)c->tensor_bytes, bytes));
+    fprintf(
+        stderr,
+        "quern: --delete-source removes the %zu shard%s of '%s' (%s), each as soon as everything made from it is on "
+        "disk.\nThis cannot be undone. Type 'delete' to go on: ",
+        c->shard_count, plural(c->shard_count), c->path, bytes_text((double)c->tensor_bytes, bytes));
     signal_interrupts_reads(true);
     if (!fgets(line, sizeof line, stdin))
         line[0] = '\0';

@@ -2,6 +2,7 @@
 
 #include "convert/measured.h"
 #include "formats/base/log.h"
+#include "formats/base/units.h"
 #include "formats/engine.h"
 #include "verify/lint.h"
 
@@ -29,7 +30,8 @@ static void note_limits(const struct plan *p, const struct plan_output *o)
 static void note_drops(const struct plan_output *o)
 {
     if (o->drop_count > 0)
-        log_note("%zu source tensors are left out, '%s' first: %s", o->drop_count, o->drops[0].name, o->drops[0].why);
+        log_note("%zu source tensor%s %s left out, '%s' first: %s", o->drop_count, plural(o->drop_count),
+                 is_are(o->drop_count), o->drops[0].name, o->drops[0].why);
 }
 
 static void note_fall_backs(const struct plan *p, const struct plan_output *o)
@@ -40,7 +42,8 @@ static void note_fall_backs(const struct plan *p, const struct plan_output *o)
         if (o->rows[i].fell_back && count++ < FALL_BACKS_LISTED)
             log_note("'%s' stays wider: %s", p->weights[i]->name, o->rows[i].why);
     if (count > FALL_BACKS_LISTED)
-        log_note("%zu more weights stay wider; --dry-run --verbose lists them", count - FALL_BACKS_LISTED);
+        log_note("%zu more weight%s wider; --dry-run --verbose lists them", count - FALL_BACKS_LISTED,
+                 count - FALL_BACKS_LISTED == 1 ? " stays" : "s stay");
 }
 
 /* What statistics could not do as it was asked. */
@@ -51,15 +54,18 @@ static void note_measured(const struct plan *p, const struct plan_output *o)
     for (size_t i = 0; i < p->weight_count; i++)
         if (o->rows[i].measured)
             count[o->rows[i].measured->about.reason]++;
-    for (enum reason reason = 0; reason < REASON_COUNT; reason++)
-        if (count[reason] > 0 && reason == REASON_VARIANCES)
-            log_note("%zu weights that recipe '%s' rounds by ldlq get a search that weighs channels: %s; --text runs "
+    for (enum reason reason = 0; reason < REASON_COUNT; reason++) {
+        size_t n = count[reason];
+        const char *get = n == 1 ? "gets" : "get";
+        if (n > 0 && reason == REASON_VARIANCES)
+            log_note("%zu weight%s that recipe '%s' rounds by ldlq %s a search that weighs channels: %s; --text runs "
                      "the model for ldlq",
-                     count[reason], o->recipe->name, reason_text(reason));
-        else if (count[reason] > 0 && reason == REASON_PRIOR)
-            log_note("%zu weights get a search that weighs channels: %s", count[reason], reason_text(reason));
-        else if (count[reason] > 0 && reason != REASON_ASKED)
-            log_note("%zu weights get a search that weighs no channel: %s", count[reason], reason_text(reason));
+                     n, plural(n), o->recipe->name, get, reason_text(reason));
+        else if (n > 0 && reason == REASON_PRIOR)
+            log_note("%zu weight%s %s a search that weighs channels: %s", n, plural(n), get, reason_text(reason));
+        else if (n > 0 && reason != REASON_ASKED)
+            log_note("%zu weight%s %s a search that weighs no channel: %s", n, plural(n), get, reason_text(reason));
+    }
 }
 
 /* A model that lacks a weight converts, but no engine loads it. */

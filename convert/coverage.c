@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "formats/arch.h"
+#include "formats/base/units.h"
 
 /* In a line of text; quern.json has them all. */
 #define SUPERS_LISTED 16u
@@ -186,14 +187,14 @@ static void print_note(const struct coverage *c, struct buf *out)
 {
     print_supers(c, out);
     if (c->starved > 0)
-        buf_printf(out, "%zu experts got fewer than %" PRIu64 " tokens, %zu of them none: they %s.\n", c->starved,
-                   c->min_tokens, c->unvisited,
+        buf_printf(out, "%zu expert%s got fewer than %" PRIu64 " token%s, %zu of them none: they %s.\n", c->starved,
+                   plural(c->starved), c->min_tokens, plural(c->min_tokens), c->unvisited,
                    c->any_moments   ? "were rounded by what all tokens of their layer say"
                    : c->any_weighed ? "were weighed by what all tokens of their layer say, or not at all"
                                     : "go by the largest input of all experts of their layer, as the others do");
     if (c->other_endings > 0)
-        buf_printf(out, "%zu weights did not end by the method that was asked for; quern.json says which and why.\n",
-                   c->other_endings);
+        buf_printf(out, "%zu weight%s did not end by the method that was asked for; quern.json says which and why.\n",
+                   c->other_endings, plural(c->other_endings));
 }
 
 /* "1.234e-03", or "-" where there is none. */

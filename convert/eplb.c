@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "formats/base/mem.h"
+#include "formats/base/units.h"
 
 bool eplb_check(const struct eplb_shape *s, struct err *e)
 {
@@ -12,13 +13,15 @@ bool eplb_check(const struct eplb_shape *s, struct err *e)
         return err_set(e, ERR_FORMAT, "%" PRIu64 " experts do not divide into %" PRIu64 " groups", s->experts,
                        s->groups);
     if (s->nodes == 0 || s->ranks == 0 || s->ranks % s->nodes != 0)
-        return err_set(e, ERR_USAGE, "%" PRIu64 " ranks do not divide over %" PRIu64 " nodes", s->ranks, s->nodes);
+        return err_set(e, ERR_USAGE, "%" PRIu64 " rank%s not divide over %" PRIu64 " node%s", s->ranks,
+                       s->ranks == 1 ? " does" : "s do", s->nodes, plural(s->nodes));
     if (s->replicas < s->experts)
-        return err_set(e, ERR_USAGE, "%" PRIu64 " slots are fewer than %" PRIu64 " experts", s->replicas, s->experts);
+        return err_set(e, ERR_USAGE, "%" PRIu64 " slot%s %s fewer than %" PRIu64 " experts", s->replicas,
+                       plural(s->replicas), is_are(s->replicas), s->experts);
     return s->replicas % s->ranks == 0 ||
            err_set(e, ERR_USAGE,
-                   "%" PRIu64 " experts and %" PRIu64 " redundant ones do not divide over %" PRIu64 " ranks",
-                   s->experts, s->replicas - s->experts, s->ranks);
+                   "%" PRIu64 " experts and %" PRIu64 " redundant one%s do not divide over %" PRIu64 " ranks",
+                   s->experts, s->replicas - s->experts, plural(s->replicas - s->experts), s->ranks);
 }
 
 bool eplb_is_hierarchical(const struct eplb_shape *s)

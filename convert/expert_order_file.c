@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "convert/expert_order.h"
+#include "formats/base/units.h"
 
 struct reading {
     struct expert_orders *o;
@@ -70,7 +71,8 @@ static bool read_ids(struct reading *r, struct err *e)
     }
     mem_free(seen);
     if (ok && count != experts)
-        ok = err_set(e, ERR_FORMAT, "line %zu names %" PRIu64 " experts of %" PRIu64, r->line, count, experts);
+        ok = err_set(e, ERR_FORMAT, "line %zu names %" PRIu64 " expert%s of %" PRIu64, r->line, count, plural(count),
+                     experts);
     return ok;
 }
 

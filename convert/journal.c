@@ -7,6 +7,7 @@
 
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
+#include "formats/base/units.h"
 #include "formats/json.h"
 #include "quant/kernel.h"
 
@@ -26,7 +27,8 @@ static void add_layout_fact(struct buf *out, const char *name, const struct plan
         hash_update(&h, o->shards[i].prefix.data, o->shards[i].prefix.bytes);
     }
     hash_final_hex(&h, hex);
-    snprintf(value, sizeof value, "%zu shards, %" PRIu64 " bytes, headers %s", o->shard_count, o->file_bytes, hex);
+    snprintf(value, sizeof value, "%zu shard%s, %" PRIu64 " bytes, headers %s", o->shard_count, plural(o->shard_count),
+             o->file_bytes, hex);
     record_fact(out, name, value);
 }
 

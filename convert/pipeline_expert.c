@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "convert/pipeline_private.h"
+#include "formats/base/units.h"
 #include "quant/expert.h"
 
 /* ---- one expert ---- */
@@ -63,8 +64,8 @@ static bool round_expert(struct pipeline *p, struct expert_room *room, const uin
     job.ctx = (void *)c; /* only read */
     if (o->starved_fails && job.tokens < o->min_tokens)
         return err_set(e, ERR_UNSUPPORTED,
-                       "%llu tokens reached it, fewer than --min-tokens %llu: give a longer or a more varied text",
-                       (unsigned long long)job.tokens, (unsigned long long)o->min_tokens);
+                       "%llu token%s reached it, fewer than --min-tokens %llu: give a longer or a more varied text",
+                       (unsigned long long)job.tokens, plural(job.tokens), (unsigned long long)o->min_tokens);
     expert_place_output(&job, out, room->out);
     if (!expert_round(&job, out, room->memory, &result, e) || !put_parts(p, rows, c, out, &result, e))
         return false;

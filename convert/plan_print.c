@@ -57,13 +57,14 @@ static void print_calibration(const struct calibration_estimate *c)
     double flop = calibration_work_flop(w), percent = flop / 100;
     char bytes[BYTES_TEXT], memory[BYTES_TEXT], time[32];
 
-    printf("model    %zu tokens in %zu contexts run through it, which reads %s of the source\n", c->batch->tokens,
-           c->batch->sequence_count, bytes_text((double)c->read_bytes, bytes));
+    printf("model    %zu token%s in %zu context%s run through it, which reads %s of the source\n", c->batch->tokens,
+           plural(c->batch->tokens), c->batch->sequence_count, plural(c->batch->sequence_count),
+           bytes_text((double)c->read_bytes, bytes));
     printf("         %.2e operations: %.0f%% the pass, %.0f%% moments, %.0f%% factors, %.0f%% codes\n", flop,
            (w->forward + w->twice) / percent, w->moments / percent, w->factor / percent, w->solve / percent);
     printf("         about %.3g core-hours, %s on %u thread%s; %" PRIu64 " bytes of memory at least (%s)\n",
-           c->core_seconds / 3600, seconds_text(c->seconds, time), c->threads, c->threads == 1 ? "" : "s",
-           c->memory_bytes, bytes_text((double)c->memory_bytes, memory));
+           c->core_seconds / 3600, seconds_text(c->seconds, time), c->threads, plural(c->threads), c->memory_bytes,
+           bytes_text((double)c->memory_bytes, memory));
 }
 
 static void print_renumbering(const struct proof *proof)
@@ -96,8 +97,8 @@ void plan_print_proved(const struct proof *proof)
            "the source's, given its states\n",
            r->mapped, r->choices, r->layer_error);
     printf("         run by itself: %" PRIu64 " of %" PRIu64
-           " map; logits of %zu positions at most %.1e apart, KL %.1e in the mean, %.1e at most\n",
-           r->own, r->own_choices, r->positions, r->logit_delta, r->kl, r->kl_max);
+           " map; logits of %zu position%s at most %.1e apart, KL %.1e in the mean, %.1e at most\n",
+           r->own, r->own_choices, r->positions, plural(r->positions), r->logit_delta, r->kl, r->kl_max);
 }
 
 void plan_print(const struct plan *p, size_t output, const struct proof *proof, const struct run_size *size,
@@ -115,13 +116,14 @@ void plan_print(const struct plan *p, size_t output, const struct proof *proof, 
         print_rows(p, o);
     printf("\n");
     printf("output   %" PRIu64 " bytes (%s) in %zu shard%s\n", o->file_bytes, bytes_text((double)o->file_bytes, bytes),
-           o->shard_count, o->shard_count == 1 ? "" : "s");
+           o->shard_count, plural(o->shard_count));
     printf("read     %" PRIu64 " bytes (%s) of the source, once\n", p->read_bytes,
            bytes_text((double)p->read_bytes, read));
     if (p->most_bytes > 0)
         printf("         %" PRIu64 " bytes (%s) of it before that, for the largest magnitudes\n", p->most_bytes,
                bytes_text((double)p->most_bytes, read));
-    printf("work     %zu jobs on %u thread%s\n", p->job_count, size->threads, size->threads == 1 ? "" : "s");
+    printf("work     %zu job%s on %u thread%s\n", p->job_count, plural(p->job_count), size->threads,
+           plural(size->threads));
     if (plan_is_calibrated(o) && estimate->calibration)
         print_calibration(estimate->calibration);
     if (p->statistics && plan_is_fed(p, o))

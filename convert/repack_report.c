@@ -114,12 +114,12 @@ static void say_order(struct buf *out, const struct repack_facts *f)
 {
     struct order_sums s = sum_orders(f->orders);
 
-    buf_printf(out, "order    %s, %zu layers%s", kind_name(f->orders->kind), s.layers,
+    buf_printf(out, "order    %s, %zu layer%s%s", kind_name(f->orders->kind), s.layers, plural(s.layers),
                f->renumbered ? ", experts renumbered" : "");
     if (f->orders->kind == ORDER_HOT || f->orders->kind == ORDER_COACTIVE)
         buf_printf(out, ", %zu with statistics", s.measured);
     if (f->orders->kind == ORDER_COACTIVE)
-        buf_printf(out, "; %zu stay by index", s.kept_index);
+        buf_printf(out, "; %zu %s by index", s.kept_index, s.kept_index == 1 ? "stays" : "stay");
     if (s.checked > 0)
         buf_printf(out, "; windows per held-out token and layer %.2f by index, %.2f now", s.index / (double)s.checked,
                    s.own / (double)s.checked);
@@ -159,11 +159,13 @@ static void say_loads(struct buf *out, const struct placement *p)
     struct load_sums s = sum_loads(p);
 
     buf_printf(out,
-               "ranks    %" PRIu64 " on %" PRIu64 " node%s, %" PRIu64 " redundant experts, %s; max/mean of a rank over "
-               "%zu layers: %.3f before (worst %.3f), %.3f after (worst %.3f)\n",
-               p->shape.ranks, p->shape.nodes, p->shape.nodes == 1 ? "" : "s", p->shape.replicas - p->shape.experts,
-               eplb_is_hierarchical(&p->shape) ? "groups stay on a node" : "groups ignored", s.layers, s.before,
-               s.before_worst, s.after, s.after_worst);
+               "ranks    %" PRIu64 " on %" PRIu64 " node%s, %" PRIu64
+               " redundant expert%s, %s; max/mean of a rank over "
+               "%zu layer%s: %.3f before (worst %.3f), %.3f after (worst %.3f)\n",
+               p->shape.ranks, p->shape.nodes, plural(p->shape.nodes), p->shape.replicas - p->shape.experts,
+               plural(p->shape.replicas - p->shape.experts),
+               eplb_is_hierarchical(&p->shape) ? "groups stay on a node" : "groups ignored", s.layers, plural(s.layers),
+               s.before, s.before_worst, s.after, s.after_worst);
 }
 
 void repack_report_text(struct buf *out, const struct repack_facts *f)
@@ -175,8 +177,8 @@ void repack_report_text(struct buf *out, const struct repack_facts *f)
     say_order(out, f);
     say_cost(out, "source", &now, f->trace != NULL);
     say_cost(out, "repacked", &then, f->trace != NULL);
-    buf_printf(out, "aligned  %" PRIu64 " of %" PRIu64 " experts begin at a multiple of %" PRIu64 "\n", s.aligned,
-               s.experts, f->align);
+    buf_printf(out, "aligned  %" PRIu64 " of %" PRIu64 " experts %s at a multiple of %" PRIu64 "\n", s.aligned,
+               s.experts, s.aligned == 1 ? "begins" : "begin", f->align);
     if (f->placement)
         say_loads(out, f->placement);
 }

@@ -8,6 +8,7 @@
 #include "convert/run_private.h"
 #include "formats/base/log.h"
 #include "formats/base/progress.h"
+#include "formats/base/units.h"
 
 static bool has_bytes(const char *path, uint64_t bytes)
 {
@@ -99,7 +100,7 @@ bool run_resume(struct line *l, struct err *e)
 
     if (done == 0)
         return true;
-    log_note("going on with an unfinished run: %zu of %zu jobs are done", done, l->plan->job_count);
+    log_note("going on with an unfinished run: %zu of %zu jobs %s done", done, l->plan->job_count, is_are(done));
     if (!settle_shards(l, e))
         return false;
     for (size_t j = 0; j < done; j++) {

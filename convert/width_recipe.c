@@ -160,8 +160,8 @@ static void print_table(struct buf *out, const struct work *k, double target)
     const struct allocation *a = &k->allocation;
     char text[SCHEME_TEXT], matrices[MATRICES];
 
-    buf_printf(out, "widths   %.4f bits per weight of %g, over %" PRIu64 " weights in %zu units\n",
-               allocate_bits(a->bytes, a->weights), target, a->weights, u->count);
+    buf_printf(out, "widths   %.4f bits per weight of %g, over %" PRIu64 " weight%s in %zu unit%s\n",
+               allocate_bits(a->bytes, a->weights), target, a->weights, plural(a->weights), u->count, plural(u->count));
     buf_printf(out, "loss     %.4g expected, by layer as a share of the hidden state; at least %.4g at this target\n",
                a->loss, a->bound);
     for (enum calib_scheme s = 0; s < CALIB_SCHEME_COUNT; s++) {

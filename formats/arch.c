@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "formats/base/units.h"
 #include "formats/json.h"
 
 struct family {
@@ -236,14 +237,14 @@ static bool read_groups(struct arch *arch, const struct config *c, struct err *e
 static bool check_routing(const struct arch *arch, struct err *e)
 {
     if (arch->experts_per_token > arch->experts)
-        return err_set(e, ERR_FORMAT, "'num_experts_per_tok' is %" PRIu64 ", but there are %" PRIu64 " experts",
-                       arch->experts_per_token, arch->experts);
+        return err_set(e, ERR_FORMAT, "'num_experts_per_tok' is %" PRIu64 ", but there %s %" PRIu64 " expert%s",
+                       arch->experts_per_token, is_are(arch->experts), arch->experts, plural(arch->experts));
     if (arch->experts % arch->groups != 0)
         return err_set(e, ERR_FORMAT, "'n_group' is %" PRIu64 ", which does not divide %" PRIu64 " experts",
                        arch->groups, arch->experts);
     if (arch->topk_groups > arch->groups)
-        return err_set(e, ERR_FORMAT, "'topk_group' is %" PRIu64 ", but there are %" PRIu64 " groups",
-                       arch->topk_groups, arch->groups);
+        return err_set(e, ERR_FORMAT, "'topk_group' is %" PRIu64 ", but there %s %" PRIu64 " group%s",
+                       arch->topk_groups, is_are(arch->groups), arch->groups, plural(arch->groups));
     return true;
 }
 
@@ -443,6 +444,16 @@ static bool check_activation(const struct config *c, struct err *e)
            err_set(e, ERR_UNSUPPORTED, "'hidden_act' is '%s', and only silu is known", act);
 }
 
+/* No published model of the family has any; without them a model that was trained with them would run, and be wrong. */
+static bool check_biases(const struct config *c, struct err *e)
+{
+    bool bias = false;
+
+    return read_optional_bool(c->text, "attention_bias", &bias, e) &&
+           (!bias ||
+            err_set(e, ERR_UNSUPPORTED, "'attention_bias' is true, and only linears without a bias are known"));
+}
+
 static bool read_config(struct arch *arch, struct arena *a, struct config *c, struct err *e)
 {
     if (json_type(c->root) != JSON_OBJECT)
@@ -453,8 +464,9 @@ static bool read_config(struct arch *arch, struct arena *a, struct config *c, st
         if (!read_field(arch, c, &fields[i], e))
             return false;
     arch->rms_norm_eps = 1e-6;
-    if (!read_torch_dtype(arch, a, c, e) || !check_activation(c, e) || !read_routing(arch, c, e) ||
-        !read_rope(arch, c, e) || !read_optional_double(c, c->text, "rms_norm_eps", &arch->rms_norm_eps, e) ||
+    if (!read_torch_dtype(arch, a, c, e) || !check_activation(c, e) || !check_biases(c, e) ||
+        !read_routing(arch, c, e) || !read_rope(arch, c, e) ||
+        !read_optional_double(c, c->text, "rms_norm_eps", &arch->rms_norm_eps, e) ||
         !read_optional_bool(c->text, "tie_word_embeddings", &arch->tied_embeddings, e))
         return false;
     if (read_quantization(arch, a, c, e))

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "formats/base/units.h"
 #include "formats/index.h"
 #include "formats/safetensors.h"
 
@@ -227,8 +228,8 @@ static bool open_shard(struct opening *o, size_t i, struct err *e)
     s->mtime_ns = file_mtime(&s->file);
     if (header->ignored_fields)
         add_note(o->c, "header-fields",
-                 arena_printf(&o->c->arena, "shard '%s': %zu unknown fields of tensors are ignored", s->name,
-                              header->ignored_fields));
+                 arena_printf(&o->c->arena, "shard '%s': %zu unknown field%s of tensors %s ignored", s->name,
+                              header->ignored_fields, plural(header->ignored_fields), is_are(header->ignored_fields)));
     return true;
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "formats/base/file.h"
+#include "formats/base/units.h"
 
 #define FORMAT_NAME    "quern-routing"
 #define FORMAT_VERSION "1"
@@ -260,10 +261,10 @@ static bool count_tokens(const struct routing_stats *s, struct routing_layer *l,
     l->tokens = sum / s->experts_per_token;
     for (size_t i = 0; i < s->experts; i++)
         if ((uint64_t)l->counts[i] > l->tokens)
-            return err_set(e, ERR_FORMAT, "expert %zu fired %" PRId64 " times for %" PRIu64 " tokens", i, l->counts[i],
-                           l->tokens);
-    return l->tokens <= s->tokens ||
-           err_set(e, ERR_FORMAT, "%" PRIu64 " tokens, and the sequences have %" PRIu64, l->tokens, s->tokens);
+            return err_set(e, ERR_FORMAT, "expert %zu fired %" PRId64 " time%s for %" PRIu64 " token%s", i,
+                           l->counts[i], plural((uint64_t)l->counts[i]), l->tokens, plural(l->tokens));
+    return l->tokens <= s->tokens || err_set(e, ERR_FORMAT, "%" PRIu64 " token%s, and the sequences have %" PRIu64,
+                                             l->tokens, plural(l->tokens), s->tokens);
 }
 
 static bool check_weight_sums(const struct routing_stats *s, const struct routing_layer *l, struct err *e)
@@ -370,12 +371,12 @@ static bool read_sequences(struct reading *r, struct err *e)
         const struct routing_sequence *q = &s->sequences[i];
         if (q->first != at || q->tokens < 0 || (uint64_t)q->tokens > s->tokens - (uint64_t)at)
             return err_set(e, ERR_FORMAT,
-                           "sequence %zu is %" PRId64 " tokens from %" PRId64 ", behind %" PRId64 " of %" PRIu64, i,
-                           q->tokens, q->first, at, s->tokens);
+                           "sequence %zu is %" PRId64 " token%s from %" PRId64 ", behind %" PRId64 " of %" PRIu64, i,
+                           q->tokens, plural((uint64_t)q->tokens), q->first, at, s->tokens);
         at += q->tokens;
     }
-    return (uint64_t)at == s->tokens ||
-           err_set(e, ERR_FORMAT, "the sequences have %" PRId64 " tokens, not %" PRIu64, at, s->tokens);
+    return (uint64_t)at == s->tokens || err_set(e, ERR_FORMAT, "the sequences have %" PRId64 " token%s, not %" PRIu64,
+                                                at, plural((uint64_t)at), s->tokens);
 }
 
 static bool has_any(const struct reading *r, uint64_t layer)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/base/units.h"
 #include "formats/json.h"
 
 #define LENGTH_BYTES 8u
@@ -101,7 +102,7 @@ static bool read_offsets(const struct reading *r, struct tensor *t, const struct
     if (json_type(v) != JSON_ARRAY)
         return err_set(e, ERR_FORMAT, "data_offsets is %s, not an array", json_type_name(json_type(v)));
     if (json_count(v) != 2)
-        return err_set(e, ERR_FORMAT, "data_offsets has %zu numbers, not 2", json_count(v));
+        return err_set(e, ERR_FORMAT, "data_offsets has %zu number%s, not 2", json_count(v), plural(json_count(v)));
     if (!json_u64(&r->doc, m, &t->offset) || !json_u64(&r->doc, json_next(m), &t->bytes))
         return err_set(e, ERR_FORMAT, "data_offsets holds something else than integers");
     return true;

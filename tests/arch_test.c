@@ -279,6 +279,7 @@ TEST(arch, what_does_not_fit_is_refused_by_name)
         {"an absurd size", "hidden_size", "71680000", ERR_LIMIT, "'hidden_size' is 71680000, past the limit 131072"},
         {"absurd layers", "num_hidden_layers", "1001", ERR_LIMIT, "past the limit 1000"},
         {"an activation", "hidden_act", "\"gelu\"", ERR_UNSUPPORTED, "'hidden_act' is 'gelu'"},
+        {"a bias", "attention_bias", "true", ERR_UNSUPPORTED, "'attention_bias' is true"},
         {"a scoring", "scoring_func", "\"sqrtsoftplus\"", ERR_UNSUPPORTED, "'scoring_func' is 'sqrtsoftplus'"},
         {"a top-k method", "topk_method", "\"hash\"", ERR_UNSUPPORTED, "'topk_method' is 'hash'"},
         {"more chosen than there are", "num_experts_per_tok", "257", ERR_FORMAT, "257, but there are 256 experts"},

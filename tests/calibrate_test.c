@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "formats/base/hash.h"
 #include "quant/decode.h"
@@ -396,6 +397,26 @@ TEST(calibrate, losses_are_there_for_every_matrix_and_experts_without_tokens_too
 }
 
 /* ---- refusals ---- */
+
+TEST(calibrate, a_leftover_of_a_finished_run_is_removed_and_an_unfinished_run_is_not)
+{
+    struct arena a = {0};
+    struct err e = {0};
+    const char *path = path_join(&a, ct_temp_dir(), "stats"), *dir = arena_printf(&a, "%s.unfinished", path);
+    const char *partial = arena_printf(&a, "%s.partial", path);
+
+    ASSERT_OK(dir_make(dir, &e), e);
+    calibrate_remove_leftover(path);
+    EXPECT_TRUE(path_is_dir(dir));
+    ASSERT_OK(file_write_whole(path, "x", 1, &e), e);
+    ASSERT_OK(file_write_whole(partial, "x", 1, &e), e);
+    calibrate_remove_leftover(path);
+    EXPECT_TRUE(path_is_dir(dir) && path_exists(partial));
+    EXPECT_EQ_I64(0, unlink(partial));
+    calibrate_remove_leftover(path);
+    EXPECT_TRUE(path_exists(path) && !path_exists(dir) && !path_exists(partial));
+    arena_release(&a);
+}
 
 TEST(calibrate, a_budget_that_is_too_small_is_refused_and_nothing_is_left)
 {

@@ -375,7 +375,7 @@ TEST(checkpoint, unknown_fields_are_noted)
     EXPECT_OK(file_write_whole(in_dir(dir, "model.safetensors"), file.data, file.bytes, &e), e);
     ASSERT_OK(checkpoint_open(&c, dir, &e), e);
     ASSERT_EQ_U64(1, c.note_count);
-    EXPECT_STR_EQ("shard 'model.safetensors': 1 unknown fields of tensors are ignored", c.notes[0].text);
+    EXPECT_STR_EQ("shard 'model.safetensors': 1 unknown field of tensors is ignored", c.notes[0].text);
     checkpoint_close(&c);
     buf_release(&file);
 }

@@ -344,6 +344,7 @@ static void put_members(struct json_writer *w, const struct model *m, const char
     json_put_double(w, "rope_theta", m->theta);
     put_yarn(w, m);
     json_put_string(w, "hidden_act", "silu");
+    json_put_bool(w, "attention_bias", false);
     json_put_bool(w, "tie_word_embeddings", false);
     if (m->quantization)
         json_put_raw(w, "quantization_config", m->quantization);

@@ -142,7 +142,7 @@ static void make_candidate(struct diff_report *r, const char *path, double size,
         return;
     static const char *unexpected[] = {
         "model.layers.37.mlp.gate.weight: 4,096 values differ (relative error 0.0394), but it must never change",
-        "model.layers.37.mlp.gate.e_score_correction_bias: 1 values differ (relative error 0.5), but it must never "
+        "model.layers.37.mlp.gate.e_score_correction_bias: 1 value differs (relative error 0.5), but it must never "
         "change"};
     c->weights_unexpected = 31;
     c->unexpected = unexpected;

@@ -145,7 +145,7 @@ static const struct hostile hostile_files[] = {
     {"scalar", 53, 4, HEADER("{\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}"),
      ERR_NONE, NULL},
     {"offsets 1", 52, 4, HEADER("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]}}"),
-     ERR_FORMAT, "tensor 'a': data_offsets has 1 numbers, not 2"},
+     ERR_FORMAT, "tensor 'a': data_offsets has 1 number, not 2"},
     {"offsets 3", 56, 4, HEADER("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4,4]}}"),
      ERR_FORMAT, "tensor 'a': data_offsets has 3 numbers, not 2"},
     {"offsets rev", 54, 4, HEADER("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]}}"),

@@ -239,7 +239,7 @@ static const struct fault {
     {"bias", narrow_bias, V3_FP8, CLAIM_TRUE, "error", "router correction bias stored as BF16 in 3 weights, first"},
     {"norm F16", half_norm, V3_FP8, CLAIM_TRUE, "warning",
      "norm stored as F16 in 1 weight, first 'model.layers.0.input_layernorm.weight'"},
-    {"norms mixed", wide_norm, V3_FP8, CLAIM_TRUE, "note", "1 norms are F32 and 19 BF16"},
+    {"norms mixed", wide_norm, V3_FP8, CLAIM_TRUE, "note", "1 norm is F32 and 19 BF16"},
     {"fp8 unsaid", NULL, V3_FP8, CLAIM_PLAIN, "error",
      "config.json says not quantized for attention: 20 weights are stored as fp8 128x128, first "},
     {"fp8 said", NULL, V3_BF16, CLAIM_FP8, "error",

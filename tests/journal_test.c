@@ -329,7 +329,7 @@ TEST(journal, a_run_of_something_else_is_refused_with_what_differs)
     ct_case("recipe");
     expect_refused(&f16, false, "its recipe-0 has '");
     ct_case("shard size");
-    expect_refused(&small, false, "its layout-0 has '\"1 shards");
+    expect_refused(&small, false, "its layout-0 has '\"1 shard,");
     ct_case("source");
     expect_refused(&bf16, true, "its source-0 has '\"model.safetensors: ");
 }

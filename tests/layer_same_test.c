@@ -124,6 +124,55 @@ TEST(layer_same, experts_that_get_few_tokens_are_not_read)
     made_release(&b);
 }
 
+/* What stands behind the last layer: logits and drafts, y or n. */
+static void expect_outputs(struct made *a, const struct change *c, size_t tokens, const char *want)
+{
+    const struct sequence all = {.tokens = tokens};
+    const struct batch batch = {made_ids(a, tokens), tokens, &all, 1};
+    struct forward_options o = {.threads = 2};
+    struct outputs_same same = {0};
+    struct made b;
+    struct err e = {0};
+
+    ct_case("%s, %zu tokens", c->what, tokens);
+    make(&b, c);
+    struct forward *f = begin(a, &o, &batch), *g = begin(&b, &o, &batch);
+    if (f && g)
+        EXPECT_OK(outputs_same_find(&same, f, g, &e), e);
+    EXPECT_EQ_I64(want[0] == 'y', same.logits);
+    EXPECT_EQ_I64(want[1] == 'y', same.drafts);
+    forward_close(f);
+    forward_close(g);
+    made_release(&b);
+}
+
+TEST(layer_same, a_change_behind_the_last_layer_is_seen)
+{
+    static const struct {
+        struct change change;
+        const char *want;
+    } cases[] = {
+        {{.what = "nothing"}, "yy"},
+        {{.what = "head", .tensor = "lm_head.weight"}, "nn"},
+        {{.what = "final norm", .tensor = "model.norm.weight"}, "nn"},
+        {{.what = "embedding", .tensor = "model.embed_tokens.weight"}, "yn"},
+        {{.what = "projection", .tensor = "model.layers.3.eh_proj.weight"}, "yn"},
+        {{.what = "MTP norm", .tensor = "model.layers.3.shared_head.norm.weight"}, "yn"},
+        {{.what = "MTP attention", .tensor = "model.layers.3.self_attn.o_proj.weight"}, "yn"},
+        {{.what = "MTP expert", .tensor = "model.layers.3.mlp.experts.7.up_proj.weight"}, "yn"},
+        {{.what = "a layer before", .tensor = "model.layers.2.self_attn.o_proj.weight"}, "yy"},
+        {{.what = "rope", .from = "\"rope_theta\": 10000", .to = "\"rope_theta\": 10001"}, "nn"},
+    };
+    struct made a;
+
+    make(&a, &changes[0]);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        expect_outputs(&a, &cases[i].change, MANY, cases[i].want);
+    expect_outputs(&a, &cases[0].change, FEW, "yn");
+    expect_outputs(&a, &cases[0].change, 255, "nn");
+    made_release(&a);
+}
+
 /* ---- what is taken ---- */
 
 struct pass {

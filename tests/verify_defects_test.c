@@ -277,6 +277,16 @@ static void eos_past_vocabulary(const char *dir)
     bundle_replace(dir, "generation_config.json", "\"eos_token_id\": 1", "\"eos_token_id\": [1, 4096]");
 }
 
+static void eos_text(const char *dir)
+{
+    bundle_replace(dir, "generation_config.json", "\"eos_token_id\": 1", "\"eos_token_id\": \"</s>\"");
+}
+
+static void eos_negative(const char *dir)
+{
+    bundle_replace(dir, "generation_config.json", "\"eos_token_id\": 1", "\"eos_token_id\": [1, -1]");
+}
+
 static void value_nan(const char *dir)
 {
     poke16(dir, NORM, 255, 0x7FC1);
@@ -433,6 +443,8 @@ static const struct defect defects[] = {
     {"tokenizer-missing", tokenizer_gone, BASE_INT4, HOW_PLAIN},
     {"tokenizer-malformed", tokenizer_spoilt, BASE_INT4, HOW_REHASH},
     {"side-file-malformed", generation_spoilt, BASE_INT4, HOW_REHASH},
+    {"side-file-malformed", eos_text, BASE_INT4, HOW_REHASH},
+    {"side-file-malformed", eos_negative, BASE_INT4, HOW_REHASH},
     {"generation-config-missing", generation_gone, BASE_INT4, HOW_PLAIN},
     {"token-id-range", eos_past_vocabulary, BASE_INT4, HOW_REHASH},
     {"value-nan", value_nan, BASE_INT4, HOW_REHASH | HOW_DEEP},

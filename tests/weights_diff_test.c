@@ -233,7 +233,7 @@ static const struct row {
     bool in_ref; /* else in CAND */
     const char *weight, *want;
 } rows[] = {
-    {"one code", PLANT_ONE_CODE, EXPERT, false, EXPERT, ": 1 values differ (relative error "},
+    {"one code", PLANT_ONE_CODE, EXPERT, false, EXPERT, ": 1 value differs (relative error "},
     {"router", PLANT_ULP, ROUTER, false, ROUTER, "but it must never change"},
     {"norm", PLANT_ULP, NORM, false, NORM, "but it must never change"},
     {"embedding", PLANT_ULP, EMBED, false, EMBED, "but it is stored alike"},

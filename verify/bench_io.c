@@ -258,7 +258,7 @@ void bench_io_release(struct bench_io *b)
 void bench_io_print_text(const struct bench_io *b, struct buf *out)
 {
     buf_printf(out, "%.0f experts a token, over %zu layer%s; the page cache holds nothing of them before\n\n",
-               b->experts, b->layers, b->layers == 1 ? "" : "s");
+               b->experts, b->layers, plural(b->layers));
     buf_puts(out,
              "method  depth  ms/token  worst layer  reads/token  bytes/token        rate  faults/token major, minor\n");
     for (size_t i = 0; i < b->row_count; i++) {

@@ -4,6 +4,7 @@
 
 #include "formats/base/file.h"
 #include "formats/base/log.h"
+#include "formats/base/units.h"
 #include "verify/commands.h"
 #include "verify/corpus.h"
 #include "verify/forward_options.h"
@@ -89,8 +90,8 @@ static void say(const struct source *source, const struct corpus *c, const struc
     if (caveat)
         log_note("%s", caveat);
     if (opts.mtp && s->drafts > 0)
-        log_note("%zu of %zu MTP drafts are what the main head chooses (%.1f%%)", s->accepted, s->drafts,
-                 100.0 * (double)s->accepted / (double)s->drafts);
+        log_note("%zu of %zu MTP drafts %s what the main head chooses (%.1f%%)", s->accepted, s->drafts,
+                 is_are(s->accepted), 100.0 * (double)s->accepted / (double)s->drafts);
     buf_release(&text);
     arena_release(&a);
 }

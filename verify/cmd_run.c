@@ -119,11 +119,12 @@ static bool check_room(const struct arch *arch, const struct id_list *ids, struc
                            (unsigned long long)arch->vocab_size);
     uint64_t room = arch->max_positions > opts.start_pos ? arch->max_positions - opts.start_pos : 0;
     if (ids->count >= room)
-        return err_set(e, ERR_USAGE, "the prompt has %zu tokens, and the model %llu positions%s", ids->count,
-                       (unsigned long long)room, opts.start_pos ? " from there" : "");
+        return err_set(e, ERR_USAGE, "the prompt has %zu token%s, and the model %llu position%s%s", ids->count,
+                       plural(ids->count), (unsigned long long)room, plural(room), opts.start_pos ? " from there" : "");
     if (opts.tokens > room - ids->count) {
         opts.tokens = room - ids->count;
-        log_note("the model has positions for %llu tokens behind this prompt", (unsigned long long)opts.tokens);
+        log_note("the model has positions for %llu token%s behind this prompt", (unsigned long long)opts.tokens,
+                 plural(opts.tokens));
     }
     return true;
 }
@@ -195,12 +196,12 @@ static void say_figures(const struct generation *g)
     char bytes[BYTES_TEXT];
     size_t cached = g->prompt_tokens + (g->tokens ? g->tokens - 1 : 0);
 
-    log_line("prompt: %zu tokens in %.2f s, %.1f tokens/s", g->prompt_tokens, g->prompt_seconds,
-             rate(g->prompt_tokens, g->prompt_seconds));
-    log_line("text: %zu tokens in %.2f s, %.1f tokens/s%s", g->tokens, g->token_seconds,
+    log_line("prompt: %zu token%s in %.2f s, %.1f tokens/s", g->prompt_tokens, plural(g->prompt_tokens),
+             g->prompt_seconds, rate(g->prompt_tokens, g->prompt_seconds));
+    log_line("text: %zu token%s in %.2f s, %.1f tokens/s%s", g->tokens, plural(g->tokens), g->token_seconds,
              rate(g->tokens, g->token_seconds), g->stopped ? "; it ended there" : "");
-    log_line("KV cache: %s, %zu tokens of %llu bytes (latents in float32)", bytes_text((double)g->cache_bytes, bytes),
-             cached, (unsigned long long)(g->cache_bytes / cached));
+    log_line("KV cache: %s, %zu token%s of %llu bytes (latents in float32)", bytes_text((double)g->cache_bytes, bytes),
+             cached, plural(cached), (unsigned long long)(g->cache_bytes / cached));
 }
 
 static bool run_model(struct forward *f, const struct source *s, const struct tokenizer *t, const struct buf *text,

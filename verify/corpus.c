@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "formats/base/random.h"
+#include "formats/base/units.h"
 #include "verify/corpus_private.h"
 
 /* ---- cutting ---- */
@@ -228,6 +229,6 @@ void corpus_describe(const struct corpus *c, struct buf *out)
     size_t count = c->batch.sequence_count, longest = batch_longest(&c->batch);
     bool all_equal = longest * count == c->batch.tokens;
 
-    buf_printf(out, "%zu context%s of %s%zu tokens from %s%s%s", count, count == 1 ? "" : "s",
-               all_equal ? "" : "up to ", longest, c->is_builtin ? "" : "'", c->source, c->is_builtin ? "" : "'");
+    buf_printf(out, "%zu context%s of %s%zu token%s from %s%s%s", count, plural(count), all_equal ? "" : "up to ",
+               longest, plural(longest), c->is_builtin ? "" : "'", c->source, c->is_builtin ? "" : "'");
 }

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "formats/base/units.h"
 #include "quant/logits.h"
 #include "verify/diff_words.h"
 #include "verify/html_chart.h"
@@ -39,9 +40,9 @@ static void histogram_title(const struct outputs *o, size_t bin, char title[96])
     char low[WORD_TEXT], high[WORD_TEXT], count[WORD_TEXT];
     double from = exp64(log64(10) * (KL_BIN_LOW + (double)bin / 3));
 
-    snprintf(title, 96, "%s to %s: %s positions", bin == 0 ? "0" : word_number(from, low),
+    snprintf(title, 96, "%s to %s: %s position%s", bin == 0 ? "0" : word_number(from, low),
              bin == KL_BINS - 1 ? "more" : word_number(from * 2.154434690031884, high),
-             word_count(o->histogram[bin], count));
+             word_count(o->histogram[bin], count), plural(o->histogram[bin]));
 }
 
 static double bin_place(double kl, size_t from, size_t to)
@@ -73,8 +74,8 @@ void diff_chart_histogram(const struct diff_report *r, const struct diff_candida
     }
     struct chart_axis shares = {0, (double)most / (double)o->positions, false};
     chart_axis_ticks(&shares, &y);
-    snprintf(summary, sizeof summary, "Histogram of KL over %" PRIu64 " positions: mean %s, largest %s", o->positions,
-             word_number(s->mean, mean), word_number(s->max, max));
+    snprintf(summary, sizeof summary, "Histogram of KL over %" PRIu64 " position%s: mean %s, largest %s", o->positions,
+             plural(o->positions), word_number(s->mean, mean), word_number(s->max, max));
     chart_begin(out, o->kl_known ? "KL of each position" : "KL of each position (lower bound)", summary, &y);
     for (size_t b = from; b < to; b++) {
         char title[96];
@@ -240,8 +241,8 @@ static void put_map(const struct diff_report *r, const struct diff_candidate *c,
     }
     chart_ticks_numbered(&x, 0, r->experts);
     chart_ticks_numbered(&y, c->loads[0].layer, r->load_count);
-    snprintf(summary, sizeof summary, "Heat map: tokens for each of %" PRIu64 " experts in %" PRIu64 " layers",
-             r->experts, r->load_count);
+    snprintf(summary, sizeof summary, "Heat map: tokens for each of %" PRIu64 " experts in %" PRIu64 " layer%s",
+             r->experts, r->load_count, plural(r->load_count));
     chart_heat(out, of_ref ? "Expert load, reference" : "Expert load, candidate", summary, levels, r->load_count,
                r->experts, &x, &y, "expert; rows are layers");
     mem_free(levels);

@@ -133,10 +133,11 @@ static bool check(struct diff_report *r, const struct diff_candidate *c, enum di
                        m == METRIC_ROUTING ? (r->golden ? "from a golden file" : "of a model without routed experts")
                                            : "of contexts of one token");
     if (isnan(k->limit))
-        return err_set(e, ERR_USAGE,
-                       "'%s %s' counts noise floors, and that of the %s is not known: no token it was measured on has a "
-                       "next one",
-                       k->option, k->asked, k->what);
+        return err_set(
+            e, ERR_USAGE,
+            "'%s %s' counts noise floors, and that of the %s is not known: no token it was measured on has a "
+            "next one",
+            k->option, k->asked, k->what);
     k->ok = k->at_most ? k->value <= k->limit : k->value >= k->limit;
     r->agree &= k->ok;
     return true;

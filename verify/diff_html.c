@@ -35,7 +35,7 @@ static void put_fact(struct buf *out, const char *name, const char *value, bool 
 
 static void put_verdict(const struct diff_report *r, struct buf *out)
 {
-    char tokens[WORD_TEXT], contexts[WORD_TEXT], longest[WORD_TEXT];
+    char longest[WORD_TEXT];
     struct buf words = {0};
 
     words_verdict(r, &words);
@@ -52,8 +52,9 @@ static void put_verdict(const struct diff_report *r, struct buf *out)
         put_fact(out, i == 0 ? "candidate" : "second", r->candidates[i].path, true);
     put_fact(out, "model", r->model, false);
     words.bytes = 0;
-    buf_printf(&words, "%s: %s tokens in %s contexts of up to %s", r->text, word_count(r->tokens, tokens),
-               word_count(r->contexts, contexts), word_count(r->context_tokens, longest));
+    buf_printf(&words, "%s: ", r->text);
+    words_size(r, &words);
+    buf_printf(&words, " of up to %s", word_count(r->context_tokens, longest));
     put_fact(out, "text", words.data, false);
     if (strcmp(r->emulate, "none") != 0)
         put_fact(out, "emulated", r->emulate, false);
@@ -237,7 +238,9 @@ void diff_print_html(const struct diff_report *r, struct buf *out)
     for (size_t i = 0; i < r->candidate_count; i++)
         put_candidate(r, &r->candidates[i], out);
     put_floors(r, out);
-    buf_printf(out, "<footer>quern %s. Errors are standard errors, clustered by context.", r->version);
+    buf_printf(out, "<footer>quern %s. ", r->version);
+    words_units(r, "\xC2\xB1", out);
+    buf_puts(out, ".");
     buf_puts(out, r->golden ? " From a golden file: KL is a lower bound, and errors by layer are estimates from 32 "
                               "projections.</footer>\n</main>\n</body>\n</html>\n"
                             : "</footer>\n</main>\n</body>\n</html>\n");

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "formats/base/file.h"
+#include "formats/base/units.h"
 #include "verify/builtin_text.h"
 #include "verify/model_match.h"
 
@@ -147,8 +148,7 @@ static bool find_numbers(struct diff_inputs *in, size_t candidate_count, struct 
             diff_report_note(r,
                              "'%s': the experts of %zu layer%s have other numbers, as the rows of the router%s tell; "
                              "they are called by REF's",
-                             in->candidates[i]->checkpoint.path, layers, layers == 1 ? "" : "s",
-                             layers == 1 ? "" : "s");
+                             in->candidates[i]->checkpoint.path, layers, plural(layers), plural(layers));
     }
     return true;
 }
@@ -177,7 +177,7 @@ static bool open_texts(struct diff_inputs *in, const struct corpus_options *text
     in->batch = in->corpus.batch;
     r->text = in->corpus.source;
     if (in->corpus.is_short)
-        diff_report_note(r, "the text has only %zu tokens", in->corpus.text_tokens);
+        diff_report_note(r, "the text has only %zu token%s", in->corpus.text_tokens, plural(in->corpus.text_tokens));
     return true;
 }
 

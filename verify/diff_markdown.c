@@ -16,7 +16,6 @@ static void put_cell(struct buf *out, const char *text)
 
 static void put_head(const struct diff_report *r, struct buf *out)
 {
-    char tokens[WORD_TEXT], contexts[WORD_TEXT];
     struct buf words = {0};
 
     words_verdict(r, &words);
@@ -36,7 +35,9 @@ static void put_head(const struct diff_report *r, struct buf *out)
     markdown_escape(out, r->model);
     buf_puts(out, "; ");
     markdown_escape(out, r->text);
-    buf_printf(out, ", %s tokens in %s contexts\n\n", word_count(r->tokens, tokens), word_count(r->contexts, contexts));
+    buf_puts(out, ", ");
+    words_size(r, out);
+    buf_puts(out, "\n\n");
     for (size_t i = 0; i < r->note_count; i++) {
         buf_puts(out, "> ");
         markdown_escape(out, r->notes[i]);
@@ -166,5 +167,7 @@ void diff_print_markdown(const struct diff_report *r, struct buf *out)
         buf_puts(out, "\n\n");
         buf_release(&words);
     }
-    buf_printf(out, "<sub>quern %s</sub>\n", r->version);
+    buf_printf(out, "<sub>quern %s; ", r->version);
+    words_units(r, "\xC2\xB1", out);
+    buf_puts(out, "</sub>\n");
 }

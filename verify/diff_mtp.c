@@ -84,6 +84,10 @@ static bool candidate_acceptance(struct walk *w, size_t i, uint32_t *choice, str
             diff_report_note(w->report, "'%s' has no MTP layer", w->job->candidates[i]->checkpoint.path);
         return true;
     }
+    if (c->same_outputs.drafts) {
+        w->report->candidates[i].mtp_acceptance = w->report->ref_mtp_acceptance;
+        return true;
+    }
     for (size_t t = 0; t < w->tokens; t++)
         choice[t] = c->positions[t].top_cand;
     return acceptance(w, &c->side, choice, &w->report->candidates[i].mtp_acceptance, e) ||

@@ -9,6 +9,10 @@
 /* The head is read once for each chunk and side, so chunks are large; and small beside the rest. */
 #define CHUNK_TOKENS_MIN 16u
 #define CHUNK_TOKENS_MAX 1024u
+/* Unless a side's rows of so many tokens are this small: then they stay in a cache until they have been compared, and
+ * a head of so few rows is soon read again. */
+#define CACHED_TOKENS 256u
+#define CACHED_BYTES  ((size_t)4 << 20)
 
 struct chunk {
     struct walk *w;
@@ -27,9 +31,10 @@ static uint64_t memory_bytes(const struct walk *w)
 
 size_t walk_chunk_tokens(const struct walk *w, size_t rows, size_t vocab)
 {
-    uint64_t tokens = memory_bytes(w) / 8 / (rows * vocab * sizeof(float));
+    uint64_t tokens = memory_bytes(w) / 8 / (rows * vocab * sizeof(float)), most = CACHED_BYTES / sizeof(float) / vocab;
 
-    tokens = tokens < CHUNK_TOKENS_MIN ? CHUNK_TOKENS_MIN : tokens > CHUNK_TOKENS_MAX ? CHUNK_TOKENS_MAX : tokens;
+    most = most < CACHED_TOKENS || most > CHUNK_TOKENS_MAX ? CHUNK_TOKENS_MAX : most;
+    tokens = tokens < CHUNK_TOKENS_MIN ? CHUNK_TOKENS_MIN : tokens > most ? most : tokens;
     return tokens < w->tokens ? tokens : w->tokens;
 }
 
@@ -66,7 +71,7 @@ static bool compare_position(void *ctx, size_t job, unsigned worker, struct err 
 
     (void)worker;
     for (size_t i = 0; i < w->job->candidate_count; i++) {
-        const float *cand = row(k->candidates[i], k->elems[i], job);
+        const float *cand = row(w->candidates[i].same_outputs.logits ? k->ref : k->candidates[i], k->elems[i], job);
         struct position *p = &w->candidates[i].positions[t];
         bool ok = walk_has_ref(w)
                       ? position_compare(p, row(k->ref, k->ref_elems, job), cand, w->job->vocab, next, e)
@@ -116,7 +121,8 @@ static bool run_chunk(struct chunk *k, struct err *e)
     if (walk_has_ref(w) && !logits_of(&w->ref, k, k->count, k->ref, e))
         return err_in(e, "'%s'", w->job->ref->checkpoint.path);
     for (size_t i = 0; i < w->job->candidate_count; i++)
-        if (!logits_of(&w->candidates[i].side, k, k->count, k->candidates[i], e))
+        if (!w->candidates[i].same_outputs.logits &&
+            !logits_of(&w->candidates[i].side, k, k->count, k->candidates[i], e))
             return err_in(e, "'%s'", w->job->candidates[i]->checkpoint.path);
     if (!pool_run(w->threads, k->count, compare_position, k, e))
         return false;

@@ -10,14 +10,15 @@
 
 static void print_head(const struct diff_report *r, struct buf *out)
 {
-    char tokens[WORD_TEXT], contexts[WORD_TEXT], longest[WORD_TEXT];
+    char longest[WORD_TEXT];
 
     buf_printf(out, "%s %s\n", r->golden ? "GOLDEN" : "REF   ", r->ref);
     for (size_t i = 0; i < r->candidate_count; i++)
         buf_printf(out, "%-6s %s\n", i == 0 ? "CAND" : "CAND2", r->candidates[i].path);
     buf_printf(out, "model  %s\n", r->model);
-    buf_printf(out, "text   %s: %s tokens in %s contexts of up to %s\n", r->text, word_count(r->tokens, tokens),
-               word_count(r->contexts, contexts), word_count(r->context_tokens, longest));
+    buf_printf(out, "text   %s: ", r->text);
+    words_size(r, out);
+    buf_printf(out, " of up to %s\n", word_count(r->context_tokens, longest));
     if (strcmp(r->emulate, "none") != 0)
         buf_printf(out, "both sides emulate %s\n", r->emulate);
     for (size_t i = 0; i < r->note_count; i++)
@@ -51,6 +52,15 @@ static void print_floors(const struct diff_report *r, struct buf *out)
         buf_printf(out, "  floor, %-18s %s\n", floors[i]->what, words.data);
         buf_release(&words);
     }
+}
+
+static void print_units(const struct diff_report *r, struct buf *out)
+{
+    struct buf words = {0};
+
+    words_units(r, "+-", &words);
+    buf_printf(out, "  %s\n", words.data);
+    buf_release(&words);
 }
 
 static void print_layer(const struct diff_report *r, const struct diff_layer *l, struct buf *out)
@@ -134,8 +144,10 @@ void diff_print_text(const struct diff_report *r, struct buf *out)
         else
             buf_puts(out, "\n");
         print_rows(r, c, out);
-        if (i == 0)
+        if (i == 0) {
             print_floors(r, out);
+            print_units(r, out);
+        }
         buf_puts(out, "\n");
         print_layers(r, c, out);
         print_weights(c, out);

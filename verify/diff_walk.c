@@ -73,7 +73,9 @@ static bool check_memory(const struct walk *w, struct diff_side *const *sides, s
         most = need > most ? need : most;
     }
     return given == 0 || most <= given / count ||
-           err_memory(e, given, most * count, "one layer of %zu forward passes in step needs", count);
+           err_memory(e, given, most * count,
+                      count == 1 ? "one layer of the model needs" : "one layer of %zu forward passes in step needs",
+                      count);
 }
 
 static bool begin_sides(struct walk *w, struct err *e)
@@ -323,6 +325,16 @@ static uint64_t bytes_to_read(const struct walk *w)
     return bytes;
 }
 
+static bool find_same_outputs(struct walk *w, struct err *e)
+{
+    for (size_t i = 0; walk_has_ref(w) && i < w->job->candidate_count; i++) {
+        struct walk_candidate *c = &w->candidates[i];
+        if (c->same_state && !outputs_same_find(&c->same_outputs, w->ref.f, c->side.f, e))
+            return err_in(e, "comparing weights");
+    }
+    return true;
+}
+
 static bool walk_layers(struct walk *w, struct err *e)
 {
     uint64_t total = bytes_to_read(w), steps = w->report->layer_count + 1;
@@ -337,7 +349,7 @@ static bool walk_layers(struct walk *w, struct err *e)
         progress_add(w->progress, total / steps);
     }
     progress_label(w->progress, "logits");
-    bool ok = walk_logits(w, e) && walk_mtp(w, e);
+    bool ok = find_same_outputs(w, e) && walk_logits(w, e) && walk_mtp(w, e);
     progress_add(w->progress, total - total / steps * w->report->layer_count);
     return ok;
 }

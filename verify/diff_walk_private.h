@@ -23,10 +23,11 @@ struct walk_candidate {
     struct stream local;                  /* the reference's state through this one's layer */
     uint32_t *local_chosen;
     struct position *positions;
-    float *sums[2];         /* with a golden file: projections, and those of the layer below */
-    uint64_t *loads;        /* [load_count][experts] */
-    bool same_state;        /* so far not one bit differs from the reference's */
-    struct layer_same same; /* what this layer's weights have in common with the reference's */
+    float *sums[2];                   /* with a golden file: projections, and those of the layer below */
+    uint64_t *loads;                  /* [load_count][experts] */
+    bool same_state;                  /* so far not one bit differs from the reference's */
+    struct layer_same same;           /* what this layer's weights have in common with the reference's */
+    struct outputs_same same_outputs; /* the state of the last layer too, and so what is made of it */
 };
 
 struct walk {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/base/units.h"
 #include "verify/layer_metrics.h"
 
 #define NORMAL_95 1.96
@@ -167,8 +168,16 @@ void words_paired(const struct diff_report *r, struct buf *out)
         buf_printf(out, " (%.1f standard errors%s)", away, away < NORMAL_95 ? ": within noise" : "");
     buf_printf(out, ", negative log-likelihood by %s +- %s; ", word_number(p->nll.mean, nll),
                word_number(p->nll.se, nll_se));
-    buf_printf(out, "nearer in %" PRIu64 " contexts against %" PRIu64 " (sign test p %s)", p->a_nearer, p->b_nearer,
-               word_number(p->sign_p, sign));
+    buf_printf(out, "nearer in %" PRIu64 " context%s against %" PRIu64 " (sign test p %s)", p->a_nearer,
+               plural(p->a_nearer), p->b_nearer, word_number(p->sign_p, sign));
+}
+
+void words_size(const struct diff_report *r, struct buf *out)
+{
+    char tokens[WORD_TEXT], contexts[WORD_TEXT];
+
+    buf_printf(out, "%s token%s in %s context%s", word_count(r->tokens, tokens), plural(r->tokens),
+               word_count(r->contexts, contexts), plural(r->contexts));
 }
 
 void words_floor(const struct diff_floor *f, struct buf *out)
@@ -180,7 +189,14 @@ void words_floor(const struct diff_floor *f, struct buf *out)
         buf_printf(out, ", perplexity within a factor of 1 + %s", word_number(f->log_ratio, ratio));
     if (!isnan(f->routing_overlap))
         buf_printf(out, ", routing %s", word_percent(f->routing_overlap, routing));
-    buf_printf(out, " (%s positions)", word_count(f->positions, count));
+    buf_printf(out, " (%s position%s)", word_count(f->positions, count), plural(f->positions));
+}
+
+void words_units(const struct diff_report *r, const char *plus_minus, struct buf *out)
+{
+    buf_puts(out, "KL in nats");
+    if (r->contexts > 1)
+        buf_printf(out, "; %s: one standard error, clustered by context", plus_minus);
 }
 
 void words_weights(const struct diff_candidate *c, struct buf *out)
@@ -251,8 +267,8 @@ static void add_routing(const struct diff_report *r, const struct diff_candidate
         return;
     struct words_row *row = add_row(rows, count, "routing agreement");
     buf_puts(&row->value, word_percent(c->routing_overlap, overlap));
-    buf_printf(&row->more, "of the %" PRIu64 " experts chosen per token and layer; %s of the sets changed", r->top_k,
-               word_percent(c->routing_sets_changed, changed));
+    buf_printf(&row->more, "of the %" PRIu64 " expert%s chosen per token and layer; %s of the sets changed", r->top_k,
+               plural(r->top_k), word_percent(c->routing_sets_changed, changed));
 }
 
 static void add_mtp(const struct diff_report *r, const struct diff_candidate *c, struct words_row *rows, size_t *count)
@@ -283,7 +299,7 @@ size_t words_rows(const struct diff_report *r, const struct diff_candidate *c, c
     put_spread(add_row(rows, &count, "KL, lower bound"), &o->kl_bound, plus_minus);
     row = add_row(rows, &count, "top-1 agreement");
     put_mean(&row->value, word_percent, o->top1.mean, o->top1.se, plus_minus);
-    buf_printf(&row->more, "where the reference leads by 0.1 or more: %s of %s flipped",
+    buf_printf(&row->more, "where the reference leads by a probability of 0.1: %s of %s flipped",
                word_count(o->decisive_flips, a), word_count(o->decisive, b));
     row = add_row(rows, &count, "top-5 overlap");
     put_mean(&row->value, word_percent, o->top5.mean, o->top5.se, plus_minus);

@@ -25,7 +25,11 @@ void words_check(const struct diff_check *c, struct buf *out);
 void words_outlier(const struct diff_report *r, const struct diff_candidate *c, struct buf *out);
 /* "the sign test over 16 contexts: a is nearer in 14 ..." */
 void words_paired(const struct diff_report *r, struct buf *out);
+/* "4,096 tokens in 16 contexts" */
+void words_size(const struct diff_report *r, struct buf *out);
 void words_floor(const struct diff_floor *f, struct buf *out);
+/* "KL in nats; +-: one standard error, clustered by context" */
+void words_units(const struct diff_report *r, const char *plus_minus, struct buf *out);
 void words_weights(const struct diff_candidate *c, struct buf *out);
 
 /* One row of the table of outputs; the same in every report that has words. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "formats/base/progress.h"
+#include "formats/base/units.h"
 #include "quant/kernel.h"
 #include "quant/logits.h"
 #include "quant/vecmath.h"
@@ -329,14 +330,13 @@ static void judge(const struct worst *worst, const struct fingerprint_sum *sum, 
 {
     if (worst->past > 0)
         findings_add(findings, RULE_FINGERPRINT_OFF,
-                     "%zu of %zu log-probabilities are more than %g from those of " MANIFEST_NAME
+                     "%zu of %zu log-probabilities %s more than %g from those of " MANIFEST_NAME
                      "; at position %zu%s token %" PRIu32 " has %.5f, recorded was %.5f%s",
-                     worst->past, sum->logprobs, FINGERPRINT_DELTA_MAX, worst->position, worst->of, worst->id,
-                     worst->got, worst->recorded, same_class ? "" : ", by kernels of another class");
+                     worst->past, sum->logprobs, is_are(worst->past), FINGERPRINT_DELTA_MAX, worst->position, worst->of,
+                     worst->id, worst->got, worst->recorded, same_class ? "" : ", by kernels of another class");
     if (sum->flips > 0)
-        findings_add(findings, RULE_ROUTER_FLIPS,
-                     "%" PRIu64 " of %" PRIu64 " choices of experts are others than recorded", sum->flips,
-                     sum->choices);
+        findings_add(findings, RULE_ROUTER_FLIPS, "%" PRIu64 " of %" PRIu64 " choices of experts %s recorded",
+                     sum->flips, sum->choices, sum->flips == 1 ? "is another than" : "are others than");
 }
 
 /* Bundles from before the MTP layer was asked have no answers of it. */

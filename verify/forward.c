@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "formats/base/mem.h"
+#include "formats/base/units.h"
 #include "quant/transform.h"
 #include "verify/expert_place.h"
 #include "verify/forward_private.h"
@@ -259,9 +260,9 @@ static bool check_batch(const struct forward *f, const struct batch *b, struct e
         const struct sequence *s = &b->sequences[i];
         if (s->start_pos > limit || s->tokens > limit - s->start_pos)
             return err_set(e, ERR_LIMIT,
-                           "a context of %zu tokens from position %" PRIu64 " goes past the model's %" PRIu64
+                           "a context of %zu token%s from position %" PRIu64 " goes past the model's %" PRIu64
                            " positions",
-                           s->tokens, s->start_pos, limit);
+                           s->tokens, plural(s->tokens), s->start_pos, limit);
         if (!forward_check_dense(f, s->tokens, e))
             return false;
     }
@@ -335,28 +336,60 @@ bool check_rows(const struct forward *f, uint64_t layer, size_t first, size_t co
     return true;
 }
 
+struct embedding {
+    const struct forward *f;
+    const struct weight *weight;
+    const uint32_t *ids;
+    float *rows;
+    uint64_t multiple; /* rows that are read together */
+    uint8_t *memory;   /* [workers][worker_bytes]: them as stored, as float32 and what decoding takes */
+    size_t stored_bytes, x_bytes, worker_bytes;
+};
+
+static bool embed_row(const struct embedding *m, size_t t, uint8_t *memory, struct err *e)
+{
+    const struct weight *w = m->weight;
+    uint64_t row = m->ids[t] / m->multiple * m->multiple;
+    uint64_t some = w->rows - row < m->multiple ? w->rows - row : m->multiple;
+    float *x = (float *)(memory + m->stored_bytes);
+    struct coded c;
+
+    if (!weight_load_rows(m->f->source, w, row, some, memory, &c, e))
+        return false;
+    if (!decode_rows(m->f->crew.kernel, &c.scheme, 0, some, some, w->cols, &c.parts, x, (uint8_t *)x + m->x_bytes, e))
+        return err_in(e, "tensor '%s', from row %" PRIu64, w->name, row);
+    memcpy(m->rows + t * w->cols, x + (m->ids[t] - row) * w->cols, w->cols * sizeof *x);
+    crew_round(&m->f->crew, m->rows + t * w->cols, w->cols);
+    return true;
+}
+
+static bool embed_some(void *ctx, size_t first, size_t count, unsigned worker, struct err *e)
+{
+    const struct embedding *m = ctx;
+
+    for (size_t t = first; t < first + count; t++)
+        if (!embed_row(m, t, m->memory + worker * m->worker_bytes, e))
+            return false;
+    return true;
+}
+
+static size_t whole_lines(size_t bytes)
+{
+    return (bytes + MEM_ALIGN - 1) / MEM_ALIGN * MEM_ALIGN;
+}
+
 bool embed_rows(const struct forward *f, const struct weight *w, const uint32_t *ids, size_t count, float *rows,
                 struct err *e)
 {
-    uint32_t multiple = scheme_row_multiple(&w->stored);
-    size_t d = w->cols, bytes = weight_rows_memory_bytes(w, multiple < w->rows ? multiple : w->rows);
-    uint8_t *memory = mem_aligned(bytes + decode_scratch_bytes(&w->stored, d) + multiple * d * sizeof(float) + 192);
-    float *x = (float *)(memory + (bytes + 63) / 64 * 64);
-    void *scratch = (uint8_t *)x + (multiple * d * sizeof *x + 63) / 64 * 64;
-    bool ok = true;
+    uint64_t multiple = scheme_row_multiple(&w->stored), most = multiple < w->rows ? multiple : w->rows;
+    struct embedding m = {.f = f, .weight = w, .ids = ids, .rows = rows, .multiple = multiple};
 
-    for (size_t t = 0; ok && t < count; t++) {
-        uint64_t row = ids[t] / multiple * multiple, some = w->rows - row < multiple ? w->rows - row : multiple;
-        struct coded c;
-        ok = weight_load_rows(f->source, w, row, some, memory, &c, e) &&
-             (decode_rows(f->crew.kernel, &c.scheme, 0, some, some, d, &c.parts, x, scratch, e) ||
-              err_in(e, "tensor '%s', from row %" PRIu64, w->name, row));
-        if (ok)
-            memcpy(rows + t * d, x + (ids[t] - row) * d, d * sizeof *x);
-    }
-    if (ok)
-        crew_round(&f->crew, rows, count * d);
-    mem_free(memory);
+    m.stored_bytes = whole_lines(weight_rows_memory_bytes(w, most));
+    m.x_bytes = whole_lines(most * w->cols * sizeof *rows);
+    m.worker_bytes = m.stored_bytes + m.x_bytes + whole_lines(decode_scratch_bytes(&w->stored, w->cols));
+    m.memory = mem_aligned(f->crew.threads * m.worker_bytes);
+    bool ok = crew_rows(&f->crew, count, embed_some, &m, e);
+    mem_free(m.memory);
     return ok;
 }
 

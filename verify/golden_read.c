@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "formats/base/file.h"
+#include "formats/base/units.h"
 #include "verify/golden.h"
 #include "verify/golden_file.h"
 
@@ -153,12 +154,12 @@ static bool read_tokens(struct reading *r, struct err *e)
         int32_t length;
         memcpy(&length, lengths + i, sizeof length);
         if (length <= 0 || (size_t)length > n - g->starts[i])
-            return err_set(e, ERR_FORMAT, "context %zu has %" PRId32 " tokens, and %zu are left", i, length,
-                           n - g->starts[i]);
+            return err_set(e, ERR_FORMAT, "context %zu has %" PRId32 " token%s, and %zu %s left", i, length,
+                           plural((uint64_t)length), n - g->starts[i], is_are(n - g->starts[i]));
         g->starts[i + 1] = g->starts[i] + (size_t)length;
     }
-    return g->starts[s] == n ||
-           err_set(e, ERR_FORMAT, "contexts have %zu tokens, and the file has %zu", g->starts[s], (size_t)n);
+    return g->starts[s] == n || err_set(e, ERR_FORMAT, "contexts have %zu token%s, and the file has %zu", g->starts[s],
+                                        plural(g->starts[s]), (size_t)n);
 }
 
 static bool read_row(const struct golden *g, struct top_logprobs *row, size_t i, struct err *e)

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/base/units.h"
 #include "formats/json.h"
 #include "verify/inspect.h"
 #include "verify/report_text.h"
@@ -40,7 +41,7 @@ static const char *scaled(uint64_t n, const char *const units[5], char text[NUMB
     return text;
 }
 
-static const char *bytes_text(uint64_t n, char text[NUMBER_TEXT])
+static const char *size_text(uint64_t n, char text[NUMBER_TEXT])
 {
     static const char *const units[5] = {"B", "kB", "MB", "GB", NULL};
     return scaled(n, units, text);
@@ -64,16 +65,15 @@ static void print_head(const struct inspection *in, struct buf *out)
         buf_printf(out, " (%" PRIu64 " dense, %" PRIu64 " MoE)", in->dense_layers, in->moe_layers);
     buf_printf(out, "; MTP: %" PRIu64 " declared, %" PRIu64 " stored\n", a->mtp_layers, in->mtp_layers_stored);
     buf_printf(out,
-               "  dimensions     hidden %" PRIu64 ", %" PRIu64 " heads of %" PRIu64 "+%" PRIu64 " (value %" PRIu64
+               "  dimensions     hidden %" PRIu64 ", %" PRIu64 " head%s of %" PRIu64 "+%" PRIu64 " (value %" PRIu64
                "), KV latent %" PRIu64 ", vocabulary %s\n",
-               a->hidden_size, a->heads, a->qk_nope_dim, a->qk_rope_dim, a->v_dim, a->kv_lora_rank,
+               a->hidden_size, a->heads, plural(a->heads), a->qk_nope_dim, a->qk_rope_dim, a->v_dim, a->kv_lora_rank,
                grouped(a->vocab_size, n[0]));
     if (a->experts)
         buf_printf(out,
                    "  experts        %" PRIu64 " routed, %" PRIu64 " per token from %" PRIu64 " of %" PRIu64
                    " group%s; %" PRIu64 " shared\n",
-                   a->experts, a->experts_per_token, a->topk_groups, a->groups, a->groups == 1 ? "" : "s",
-                   a->shared_experts);
+                   a->experts, a->experts_per_token, a->topk_groups, a->groups, plural(a->groups), a->shared_experts);
     buf_printf(out, "  context        %s tokens", grouped(a->max_positions, n[0]));
     if (a->yarn)
         buf_printf(out, " (YaRN x%g from %s)", a->yarn_factor, grouped(a->yarn_original_positions, n[1]));
@@ -82,12 +82,12 @@ static void print_head(const struct inspection *in, struct buf *out)
     if (in->mtp.parameters)
         buf_printf(out, "; MTP %s more", params_text(in->mtp.parameters, n[2]));
     buf_printf(out, "\n  read per token %s of weights, decoding at batch 1 without MTP\n",
-               bytes_text(in->active_bytes, n[0]));
+               size_text(in->active_bytes, n[0]));
     buf_printf(out, "  KV cache       %s bytes per token (MLA latent, BF16); all heads' keys and values: %s\n",
                grouped(in->kv_latent_bytes, n[0]), grouped(in->kv_heads_bytes, n[1]));
     buf_printf(out, "  quantization   config.json: %s\n                 stored: %s\n", in->claimed, in->stored);
     buf_printf(out, "  files          %zu shard%s, %s, %s tensors\n\n", in->source->checkpoint.shard_count,
-               in->source->checkpoint.shard_count == 1 ? "" : "s", bytes_text(in->file_bytes, n[0]),
+               plural(in->source->checkpoint.shard_count), size_text(in->file_bytes, n[0]),
                grouped(in->source->checkpoint.tensor_count, n[1]));
 }
 
@@ -97,7 +97,7 @@ static void print_row(struct buf *out, const char *group, const char *stored, co
     double bits = sum->parameters ? 8.0 * (double)sum->bytes / (double)sum->parameters : 0;
 
     buf_printf(out, "  %-*s  %-16s %9s %11s %11s %7.3f\n", width, group, stored, grouped(sum->weights, n[0]),
-               params_text(sum->parameters, n[1]), bytes_text(sum->bytes, n[2]), bits);
+               params_text(sum->parameters, n[1]), size_text(sum->bytes, n[2]), bits);
 }
 
 static void print_table(const struct inspection *in, struct buf *out)

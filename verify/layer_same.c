@@ -6,12 +6,13 @@
 #include "formats/base/mem.h"
 #include "formats/base/pool.h"
 #include "verify/forward_private.h"
+#include "verify/mtp.h"
 
 /* Read and compared at a time. */
 #define PIECE_BYTES ((size_t)256 << 10)
-/* An expert of B bytes costs 2 B to compare, and 2 B operations for each of its tokens to run: with so many tokens a
- * few percent when both come from memory, and never more than half from a slow disk. */
-#define EXPERT_TOKENS_MIN 256u
+/* Matrices of B bytes cost 2 B to compare, and 2 B operations for each token to run: with so many tokens a few percent
+ * when both come from memory, and never more than half from a slow disk. */
+#define TOKENS_MIN 256u
 
 struct piece {
     const struct tensor *tensor[2];
@@ -97,7 +98,7 @@ static bool add_attention(struct comparison *c, uint64_t layer)
 
 static bool experts_are_cheap(const struct forward *f)
 {
-    return f->batch.tokens * f->arch->experts_per_token >= EXPERT_TOKENS_MIN * f->arch->experts;
+    return f->batch.tokens * f->arch->experts_per_token >= TOKENS_MIN * f->arch->experts;
 }
 
 static bool add_experts(struct comparison *c, uint64_t layer)
@@ -127,6 +128,23 @@ static bool add_rest(struct comparison *c, uint64_t layer)
         if (!add_weights(c, a->mlp[p], b->mlp[p]))
             return false;
     return !a->experts || add_experts(c, layer);
+}
+
+static bool add_logits(struct comparison *c)
+{
+    const struct top_weights *a = &c->f[0]->top, *b = &c->f[1]->top;
+
+    return c->f[0]->batch.tokens >= TOKENS_MIN && add_weights(c, a->norm, b->norm) && add_weights(c, a->head, b->head);
+}
+
+/* But for the layer itself. */
+static bool add_drafts(struct comparison *c)
+{
+    const struct mtp_weights *a = &c->f[0]->mtp, *b = &c->f[1]->mtp;
+
+    return add_weights(c, a->embed_norm, b->embed_norm) && add_weights(c, a->hidden_norm, b->hidden_norm) &&
+           add_weights(c, a->proj, b->proj) && add_weights(c, a->final_norm, b->final_norm) &&
+           add_weights(c, a->embed, b->embed) && add_weights(c, a->head, b->head);
 }
 
 /* ---- what bytes say ---- */
@@ -175,6 +193,26 @@ bool layer_same_find(struct layer_same *s, const struct forward *a, const struct
     c.count = 0;
     if (ok && s->attention && add_rest(&c, layer))
         ok = compare(&c, &s->whole, e);
+    mem_free(c.pieces);
+    return ok;
+}
+
+bool outputs_same_find(struct outputs_same *s, const struct forward *a, const struct forward *b, struct err *e)
+{
+    struct comparison c = {.f = {a, b}};
+    struct layer_same layer = {0};
+    bool ok = true;
+
+    *s = (struct outputs_same){0};
+    if (!same_function(a->arch, b->arch))
+        return true;
+    if (add_logits(&c))
+        ok = compare(&c, &s->logits, e);
+    if (ok && s->logits && forward_has_mtp(a) && forward_has_mtp(b))
+        ok = layer_same_find(&layer, a, b, a->arch->layers, e);
+    c.count = 0;
+    if (ok && layer.whole && add_drafts(&c))
+        ok = compare(&c, &s->drafts, e);
     mem_free(c.pieces);
     return ok;
 }

@@ -17,4 +17,12 @@ struct layer_same {
 bool layer_same_find(struct layer_same *s, const struct forward *a, const struct forward *b, uint64_t layer,
                      struct err *e) CHECKED;
 
+/* The same of what stands behind the last layer. */
+struct outputs_same {
+    bool logits; /* final norm and head */
+    bool drafts; /* those, and the MTP layer with its norms, projection, embedding and head */
+};
+/* As layer_same_find. Reads where each of both has tokens enough for what it would run. */
+bool outputs_same_find(struct outputs_same *s, const struct forward *a, const struct forward *b, struct err *e) CHECKED;
+
 #endif

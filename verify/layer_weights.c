@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/base/units.h"
 #include "quant/bits.h"
 #include "quant/transform.h"
 
@@ -251,8 +252,8 @@ bool weight_input_scale(const struct source *s, const struct weight *w, float *s
         return true;
     if (tensor_elems(t) != 1 || (t->dtype != DTYPE_F32 && t->dtype != DTYPE_BF16))
         return err_broken(e, ERR_UNSUPPORTED, "scale-dtype",
-                          "tensor '%s' is %" PRIu64 " numbers of %s, not one F32 or BF16", t->name, tensor_elems(t),
-                          dtype_get(t->dtype)->name);
+                          "tensor '%s' is %" PRIu64 " number%s of %s, not one F32 or BF16", t->name, tensor_elems(t),
+                          plural(tensor_elems(t)), dtype_get(t->dtype)->name);
     if (!checkpoint_read(&s->checkpoint, t, 0, t->dtype == DTYPE_F32 ? (void *)&bits : (void *)&half, t->bytes, e))
         return false;
     *scale = bits_float(t->dtype == DTYPE_F32 ? bits : (uint32_t)half << 16);

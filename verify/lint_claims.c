@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/base/units.h"
 #include "verify/lint.h"
 
 #define LINES_MAX 20u /* of one kind; the rest is counted */
@@ -91,8 +92,8 @@ static void check_storage(const struct lint *l)
                      list[i].group, list[i].count, list[i].count == 1 ? " is" : "s are", list[i].stored,
                      list[i].example);
     if (count > LINES_MAX)
-        findings_add(l->findings, RULE_QUANT_CONFIG_MISMATCH, "%zu more weights are not stored as config.json says",
-                     count - LINES_MAX);
+        findings_add(l->findings, RULE_QUANT_CONFIG_MISMATCH, "%zu more weight%s %s not stored as config.json says",
+                     count - LINES_MAX, plural(count - LINES_MAX), is_are(count - LINES_MAX));
 }
 
 static void check_formats(const struct lint *l)
@@ -114,8 +115,8 @@ static void check_formats(const struct lint *l)
     char stored[SCHEME_TEXT];
     if (count > 0)
         findings_add(l->findings, RULE_QUANT_FORMAT,
-                     "quantization_config names format '%s' for %zu weights, the first of which is %s: '%s'",
-                     named ? named : "", count, scheme_text(&first->stored, stored), first->name);
+                     "quantization_config names format '%s' for %zu weight%s, the first of which is %s: '%s'",
+                     named ? named : "", count, plural(count), scheme_text(&first->stored, stored), first->name);
 }
 
 struct names {
@@ -139,7 +140,7 @@ static void check_ignored(const struct lint *l)
     if (unmatched.count > 0)
         findings_add(l->findings, RULE_QUANT_IGNORE_UNMATCHED,
                      "the ignore list names %zu module%s that %s not there: %s%s", unmatched.count,
-                     unmatched.count == 1 ? "" : "s", unmatched.count == 1 ? "is" : "are", unmatched.text.data,
+                     plural(unmatched.count), is_are(unmatched.count), unmatched.text.data,
                      unmatched.count > NAMES_MAX ? ", ..." : "");
     buf_release(&unmatched.text);
 }

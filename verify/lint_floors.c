@@ -1,6 +1,7 @@
 /* What no recipe may narrow. By the type of the tensor itself, so that a part that does not even fit is found. */
 #include <inttypes.h>
 
+#include "formats/base/units.h"
 #include "verify/lint.h"
 
 struct floor {
@@ -55,8 +56,7 @@ static void say(const struct lint *l, const struct floor *f)
 
     if (f->count > 0)
         findings_add(l->findings, f->rule, "%s stored as %s in %" PRIu64 " weight%s, first '%s': %s", f->what,
-                     scheme_text(&f->first->stored, stored), f->count, f->count == 1 ? "" : "s", f->first->name,
-                     f->why);
+                     scheme_text(&f->first->stored, stored), f->count, plural(f->count), f->first->name, f->why);
 }
 
 void lint_floors(const struct lint *l)
@@ -82,6 +82,6 @@ void lint_floors(const struct lint *l)
         say(l, &floors[k]);
     /* The indexer's LayerNorm is F32 where the other norms are BF16 in no published file. */
     if (norms_f32 && norms_bf16)
-        findings_add(l->findings, RULE_NORMS_MIXED, "%" PRIu64 " norms are F32 and %" PRIu64 " BF16", norms_f32,
-                     norms_bf16);
+        findings_add(l->findings, RULE_NORMS_MIXED, "%" PRIu64 " norm%s %s F32 and %" PRIu64 " BF16", norms_f32,
+                     plural(norms_f32), is_are(norms_f32), norms_bf16);
 }

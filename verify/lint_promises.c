@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/base/units.h"
 #include "verify/lint.h"
 
 #define NAMES_MAX  3u /* examples in a line */
@@ -18,11 +19,6 @@ static const struct weight *weight_at(const struct lint *l, size_t i)
 static size_t weight_count(const struct lint *l)
 {
     return l->source->weights.count;
-}
-
-static const char *plural(uint64_t n)
-{
-    return n == 1 ? "" : "s";
 }
 
 /* ---- weights that config.json promises ---- */
@@ -179,7 +175,8 @@ static void check_promises(const struct lint *l)
                          p.expected, p.missing.data);
     }
     if (bad > LINES_MAX)
-        findings_add(l->findings, RULE_WEIGHT_MISSING, "%" PRIu64 " more layers lack weights", bad - LINES_MAX);
+        findings_add(l->findings, RULE_WEIGHT_MISSING, "%" PRIu64 " more layer%s weights", bad - LINES_MAX,
+                     bad - LINES_MAX == 1 ? " lacks" : "s lack");
     buf_release(&p.missing);
     mem_free(present);
 }
@@ -230,9 +227,10 @@ static void check_mtp(const struct lint *l)
                      a->mtp_layers, plural(a->mtp_layers), stored);
     if (beyond)
         findings_add(l->findings, RULE_MTP_UNDECLARED,
-                     "layer %" PRIu64 " and up: %" PRIu64 " weight%s past the %" PRIu64 " layers and %" PRIu64
-                     " MTP layers that config.json declares; engines ignore or refuse them",
-                     lowest, beyond, plural(beyond), a->layers, a->mtp_layers);
+                     "layer %" PRIu64 " and up: %" PRIu64 " weight%s past the %" PRIu64 " layer%s and %" PRIu64
+                     " MTP layer%s that config.json declares; engines ignore or refuse them",
+                     lowest, beyond, plural(beyond), a->layers, plural(a->layers), a->mtp_layers,
+                     plural(a->mtp_layers));
 }
 
 static void check_unknown(const struct lint *l)

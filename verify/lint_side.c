@@ -64,6 +64,10 @@ static void check_id(const struct lint *l, const struct json_doc *d, const char 
     if (json_u64(d, v, &id) && id >= vocabulary)
         findings_add(l->findings, RULE_TOKEN_ID_RANGE, "%s: %s is %" PRIu64 ", and config.json's vocab_size %" PRIu64,
                      file, key, id, vocabulary);
+    /* Some files have -1 for a padding token that there is none of; a text must end. */
+    else if (strcmp(key, "eos_token_id") == 0 && !json_u64(d, v, &id))
+        findings_add(l->findings, RULE_SIDE_FILE_MALFORMED, "%s: %s is %s, not a token id", file, key,
+                     json_type(v) == JSON_NUMBER ? "no whole number from 0 on" : json_type_name(json_type(v)));
 }
 
 /* An id, or a list of them. */
@@ -75,7 +79,8 @@ static void check_ids(const struct lint *l, const struct json_doc *d, const char
         const struct json *v = json_get(d->root, keys[i]);
         if (!v)
             continue;
-        check_id(l, d, file, keys[i], v);
+        if (json_type(v) != JSON_ARRAY && json_type(v) != JSON_NULL)
+            check_id(l, d, file, keys[i], v);
         for (const struct json *m = json_type(v) == JSON_ARRAY ? json_first(v) : NULL; m; m = json_next(m))
             check_id(l, d, file, keys[i], m);
     }

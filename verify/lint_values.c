@@ -7,6 +7,7 @@
 
 #include "formats/base/pool.h"
 #include "formats/base/progress.h"
+#include "formats/base/units.h"
 #include "quant/transform.h"
 #include "verify/weight_slices.h"
 
@@ -196,10 +197,9 @@ static void report(const struct scan *k, struct values_sum *sum)
     }
     if (empties.groups > 0)
         findings_add(k->l->findings, RULE_GROUP_EMPTY,
-                     "%" PRIu64 " group%s of %" PRIu64
-                     " weight%s hold zeros under a scale that is not 1, first in '%s'",
-                     empties.groups, empties.groups == 1 ? "" : "s", empties.weights, empties.weights == 1 ? "" : "s",
-                     empties.first->name);
+                     "%" PRIu64 " group%s of %" PRIu64 " weight%s %s zeros under a scale that is not 1, first in '%s'",
+                     empties.groups, plural(empties.groups), empties.weights, plural(empties.weights),
+                     empties.groups == 1 ? "holds" : "hold", empties.first->name);
 }
 
 static void scratch_new(struct scan *k, unsigned threads)

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/base/units.h"
 #include "verify/diff_words.h"
 
 static const struct {
@@ -137,6 +138,6 @@ void model_line(const struct arch *arch, struct buf *out)
 {
     char layers[WORD_TEXT], hidden[WORD_TEXT], vocab[WORD_TEXT];
 
-    buf_printf(out, "%s, %s layers, hidden %s, vocabulary %s", arch->model_type, word_count(arch->layers, layers),
-               word_count(arch->hidden_size, hidden), word_count(arch->vocab_size, vocab));
+    buf_printf(out, "%s, %s layer%s, hidden %s, vocabulary %s", arch->model_type, word_count(arch->layers, layers),
+               plural(arch->layers), word_count(arch->hidden_size, hidden), word_count(arch->vocab_size, vocab));
 }

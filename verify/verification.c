@@ -125,6 +125,20 @@ static bool check_files(struct verifying *k, struct err *e)
     return integrity_files(&job, &v->files, &v->findings, e) && integrity_extra(k->dir, &v->manifest, &v->findings, e);
 }
 
+/* No weight of theirs is whole, so that nothing decodes, makes again or runs them. */
+static bool check_ranks(struct verifying *k, struct err *e)
+{
+    struct verification *v = k->v;
+
+    if (k->o->deep)
+        return err_set(
+            e, ERR_UNSUPPORTED,
+            "'%s' holds files for the ranks of DeepSeek's own code: --deep decodes whole weights, which they "
+            "do not have",
+            v->path);
+    return rank_files_check(&v->ranks, k->dir, &v->findings, e);
+}
+
 static bool lint_bundle(struct verifying *k, struct err *e)
 {
     struct verification *v = k->v;
@@ -290,7 +304,9 @@ static bool verify_all(struct verifying *k, const char *path, struct err *e)
     k->dir = path_is_dir(path) ? v->path : NULL;
     if (!check_is_checkpoint(k, e) || (k->dir && !open_manifest(k, e)))
         return false;
-    if (!open_bundle(k, path, e) || (k->bundle_open && !lint_bundle(k, e)))
+    if (k->dir && !rank_files_find(&v->ranks, k->dir, e))
+        return false;
+    if (v->ranks.ranks > 0 ? !check_ranks(k, e) : !open_bundle(k, path, e) || (k->bundle_open && !lint_bundle(k, e)))
         return false;
     return (!v->has_manifest || check_files(k, e)) && check_source(k, e) && check_fingerprint(k, e);
 }

@@ -13,6 +13,7 @@
 #include "verify/fingerprint.h"
 #include "verify/integrity.h"
 #include "verify/lint_values.h"
+#include "verify/rank_files.h"
 #include "verify/rederive.h"
 
 struct verify_options {
@@ -37,6 +38,7 @@ struct verification {
     const char *recipe; /* its name, or "" */
     struct integrity_sum files, source_files;
     uint64_t weights, tensors; /* of the checkpoint, as far as it opened */
+    struct rank_files ranks;   /* in its place: the files of ranks, of which headers and hashes are looked at */
     struct values_sum scales, values;
     struct rederive_sum derived;
     struct fingerprint_sum fingerprint;

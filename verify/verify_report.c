@@ -16,14 +16,22 @@ static void print_head(const struct verification *v, struct buf *out)
         buf_printf(out, "  bundle       by Quern %s, recipe %s\n", v->manifest.tool_version, v->recipe);
     else
         buf_puts(out, "  bundle       none: a checkpoint without a readable " MANIFEST_NAME "\n");
-    buf_printf(out, "  checkpoint   %" PRIu64 " weights in %" PRIu64 " tensors\n", v->weights, v->tensors);
+    if (v->ranks.ranks > 0)
+        buf_printf(out,
+                   "  ranks        %" PRIu64 " of %" PRIu64 " file%s for DeepSeek's own code, %" PRIu64
+                   " tensor%s by name and shape; none decoded, made again or run\n",
+                   v->ranks.found, v->ranks.ranks, plural(v->ranks.ranks), v->ranks.tensors, plural(v->ranks.tensors));
+    else
+        buf_printf(out, "  checkpoint   %" PRIu64 " weight%s in %" PRIu64 " tensor%s\n", v->weights, plural(v->weights),
+                   v->tensors, plural(v->tensors));
 }
 
 static void print_fingerprint(const struct fingerprint_sum *f, struct buf *out)
 {
     if (f->positions == 0)
         return;
-    buf_printf(out, "  fingerprint  %zu log-probabilities at %zu positions", f->logprobs, f->positions);
+    buf_printf(out, "  fingerprint  %zu log-probabilities at %zu position%s", f->logprobs, f->positions,
+               plural(f->positions));
     if (f->mtp_positions > 0)
         buf_printf(out, " and %zu of the MTP layer", f->mtp_positions);
     buf_printf(out, ", %.5f apart at most; %" PRIu64 " of %" PRIu64 " choices of experts differ\n", f->delta_max,
@@ -43,10 +51,11 @@ static void print_steps(const struct verification *v, struct buf *out)
         buf_printf(out, "  values       %" PRIu64 " decoded (%s)\n", v->values.values,
                    bytes_text((double)v->values.read_bytes, bytes));
     if (v->rederived) {
-        buf_printf(out, "  source       %" PRIu64 " of %zu weights made again: %" PRIu64 " are the same bytes",
-                   v->derived.rows, v->manifest.row_count, v->derived.exact);
+        buf_printf(out, "  source       %" PRIu64 " of %zu weights made again: %" PRIu64 " %s the same bytes",
+                   v->derived.rows, v->manifest.row_count, v->derived.exact, is_are(v->derived.exact));
         if (v->derived.as_far > 0)
-            buf_printf(out, ", %" PRIu64 " calibrated ones as far off as recorded", v->derived.as_far);
+            buf_printf(out, ", %" PRIu64 " calibrated one%s as far off as recorded", v->derived.as_far,
+                       plural(v->derived.as_far));
         buf_puts(out, "\n");
         if (v->manifest.source_count > 0)
             buf_printf(out, "  source files %zu of %zu are as recorded\n", v->source_files.good,
@@ -78,11 +87,11 @@ static void print_verdict(const struct verification *v, struct buf *out)
 
     buf_puts(out, "verdict: ");
     if (errors > 0)
-        buf_printf(out, "%zu defect%s", errors, errors == 1 ? "" : "s");
+        buf_printf(out, "%zu defect%s", errors, plural(errors));
     else
         buf_puts(out, v->has_manifest && v->hashed ? "intact" : "no defect found");
     if (warnings > 0)
-        buf_printf(out, ", %zu warning%s", warnings, warnings == 1 ? "" : "s");
+        buf_printf(out, ", %zu warning%s", warnings, plural(warnings));
     buf_puts(out, "\n");
 }
 
@@ -108,6 +117,15 @@ static void put_files(struct json_writer *w, const char *key, const struct integ
     json_put_u64(w, "good", sum->good);
     json_put_u64(w, "bytes", sum->bytes);
     json_put_bool(w, "hashed", hashed);
+    json_end(w, '}');
+}
+
+static void put_ranks(struct json_writer *w, const struct rank_files *r)
+{
+    json_begin_object(w, "ranks");
+    json_put_u64(w, "ranks", r->ranks);
+    json_put_u64(w, "files", r->found);
+    json_put_u64(w, "tensors", r->tensors);
     json_end(w, '}');
 }
 
@@ -152,6 +170,8 @@ void verify_print_json(const struct verification *v, struct buf *out)
     json_put_string(&w, "recipe", v->has_manifest ? v->recipe : NULL);
     json_put_u64(&w, "weights", v->weights);
     json_put_u64(&w, "tensors", v->tensors);
+    if (v->ranks.ranks > 0)
+        put_ranks(&w, &v->ranks);
     put_steps(&w, v);
     json_put_u64(&w, "errors", findings_count(&v->findings, SEVERITY_ERROR));
     json_put_u64(&w, "warnings", findings_count(&v->findings, SEVERITY_WARNING));

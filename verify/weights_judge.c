@@ -113,11 +113,12 @@ static const char *judge_values(struct weights_diff *d, const struct weight_diff
     if (w->identical)
         return NULL;
     if (weight_is_raw(w->ref))
-        return arena_printf(&d->arena, "%" PRIu64 " bytes differ, but it is stored alike", w->differing);
+        return arena_printf(&d->arena, "%" PRIu64 " byte%s, but it is stored alike", w->differing,
+                            w->differing == 1 ? " differs" : "s differ");
     if (limit < 0) {
         const char *why = role->exact ? "must never change" : alike ? "is stored alike" : "needs no rounding";
-        return arena_printf(&d->arena, "%" PRIu64 " values differ (relative error %.3g), but it %s", w->differing,
-                            relative, why);
+        return arena_printf(&d->arena, "%" PRIu64 " value%s (relative error %.3g), but it %s", w->differing,
+                            w->differing == 1 ? " differs" : "s differ", relative, why);
     }
     if (relative <= limit || relative <= recorded)
         return NULL;

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/base/units.h"
 #include "formats/json.h"
 #include "verify/report_text.h"
 #include "verify/weights_diff.h"
@@ -157,11 +158,11 @@ void weights_print_text(const struct weights_diff *d, const struct weights_show 
     if (d->renumbered_layers > 0)
         buf_printf(
             out, "the experts of %zu layer%s have other numbers, as the router's rows tell: they are called by REF's\n",
-            d->renumbered_layers, d->renumbered_layers == 1 ? "" : "s");
+            d->renumbered_layers, plural(d->renumbered_layers));
     print_unexpected(d, show->all, out);
     if (d->unexpected_count)
-        buf_printf(out, "verdict: %zu of %zu weights differ in a way that storage does not explain\n",
-                   d->unexpected_count, d->count);
+        buf_printf(out, "verdict: %zu of %zu weights differ%s in a way that storage does not explain\n",
+                   d->unexpected_count, d->count, d->unexpected_count == 1 ? "s" : "");
     else
         buf_printf(out, "verdict: all %zu weights agree as far as their storage allows\n", d->count);
     mem_free(rows.items);

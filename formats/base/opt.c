@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "formats/base/mem.h"
+#include "formats/base/units.h"
 
 #define NAME_BYTES_MAX  40 /* of an option, for "did you mean" */
 #define HELP_COLUMN_MIN 25
@@ -286,8 +287,7 @@ bool opt_parse(const struct opt_command *cmd, int argc, char **argv, const char 
     }
     if (*operand_count < cmd->operand_min)
         return err_set(e, ERR_USAGE, "'quern %s %s' wants %zu operand%s, not %zu", cmd->name,
-                       cmd->operands ? cmd->operands : "", cmd->operand_min, cmd->operand_min == 1 ? "" : "s",
-                       *operand_count);
+                       cmd->operands ? cmd->operands : "", cmd->operand_min, plural(cmd->operand_min), *operand_count);
     return true;
 }
 

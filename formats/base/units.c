@@ -19,3 +19,13 @@ const char *bytes_text(double bytes, char text[BYTES_TEXT])
              bytes, units[unit]);
     return text;
 }
+
+const char *plural(uint64_t n)
+{
+    return n == 1 ? "" : "s";
+}
+
+const char *is_are(uint64_t n)
+{
+    return n == 1 ? "is" : "are";
+}

@@ -30,7 +30,7 @@ static uint64_t draw(uint64_t below)
 
 /* ---- commands ---- */
 
-enum { BF16, INT4, ALSO, KEEP, OVER, DELETES, CALIBRATED, RARELY, STATIC, REPACK, COMMAND_COUNT };
+enum { BF16, INT4, ALSO, KEEP, OVER, DELETES, CALIBRATED, RARELY, STATIC, REPACK, STATISTICS, COMMAND_COUNT };
 
 static const struct command_line commands[COMMAND_COUNT] = {
     [BF16] = {.name = "convert", .args = {"convert", "--to", "bf16", "--shard-size", "1M", "$S", "$A"}},
@@ -57,6 +57,10 @@ static const struct command_line commands[COMMAND_COUNT] = {
                          "0", "--shard-size", "600000", "$S", "$A"}},
     [REPACK] = {.name = "repack",
                 .args = {"repack", "--layout", "expert-aligned", "--experts-json", "--shard-size", "1M", "$S", "$A"}},
+    [STATISTICS] = {.name = "calibrate",
+                    .args = {"calibrate", "--losses", "--tokens", "256", "--context", "64", "--save-every", "0", "$S",
+                             "-o", "$A/stats"},
+                    .one_file = true},
 };
 static const unsigned thread_counts[] = {1, 2, 7};
 
@@ -163,7 +167,8 @@ static const char *goes_on(int command, unsigned threads)
     const char *journal = path_join(&world.arena, world.a, ".quern-published/.journal");
     bool ended = path_exists(journal);
     int status = scene_run(&world, &commands[command], threads, NULL, NULL);
-    bool was_whole = exited(status, 2) && strstr(scene_said(&world), "is not empty") != NULL;
+    const char *whole_said = commands[command].one_file ? "is there already" : "is not empty";
+    bool was_whole = exited(status, 2) && strstr(scene_said(&world), whole_said) != NULL;
     bool source_gone = exited(status, 3) && commands[command].deletes;
 
     if (status != 0 && (ended || (!was_whole && !source_gone)))
@@ -198,7 +203,7 @@ static void kill_once(int command, unsigned threads, const char *fault)
 
 static void kill_class(void)
 {
-    int rounds = quick ? COMMAND_COUNT : 90;
+    int rounds = quick ? COMMAND_COUNT : 99;
 
     for (int i = 0; i < rounds; i++) {
         int command = i % COMMAND_COUNT;
@@ -307,6 +312,14 @@ static void lost_class(void)
     end_class("lost pages");
 }
 
+static void pass_once(int command, const char *fault)
+{
+    scene_prepare(&world, &commands[command]);
+    int status = scene_run(&world, &commands[command], thread_counts[draw(3)], fault, NULL);
+    const char *wrong = status != 0 ? describe(status) : difference(whole[command].look, scene_look(&world));
+    note(!wrong, command, fault, wrong);
+}
+
 static void short_class(void)
 {
     static const char *const faults[] = {"pread:short",       "pwrite:short",     "pread:EINTR:once",
@@ -315,13 +328,46 @@ static void short_class(void)
 
     for (int i = 0; i < rounds; i++) {
         int command = i % DELETES;
-        const char *fault = arena_printf(&world.arena, "%s:after=%ld", faults[i % 6], (long)draw(20));
-        scene_prepare(&world, &commands[command]);
-        int status = scene_run(&world, &commands[command], thread_counts[draw(3)], fault, NULL);
-        const char *wrong = status != 0 ? describe(status) : difference(whole[command].look, scene_look(&world));
-        note(!wrong, command, fault, wrong);
+        pass_once(command, arena_printf(&world.arena, "%s:after=%ld", faults[i % 6], (long)draw(20)));
     }
     end_class("short calls");
+}
+
+/* What calibrate writes is one file, with what is done kept beside it until it is whole. */
+static void statistics_class(void)
+{
+    static const struct {
+        const char *call, *fault, *error; /* error NULL: the run ends well all the same */
+    } rows[] = {
+        {"pwrite", "ENOSPC", "No space left"},
+        {"open", "EROFS:path=.partial", "Read-only file system"},
+        {"pwrite", "short", NULL},
+        {"fallocate", "ENOSPC", "No space left"},
+        {"fsync", "LOST:once", "Input/output error"},
+        {"pread", "short", NULL},
+        {"mkdir", "EROFS", "Read-only file system"},
+        {"fsync", "EIO:once", "Input/output error"},
+        {"pwrite", "EIO:once", "Input/output error"},
+        {"rename", "EIO:once", "Input/output error"},
+        {"fdatasync", "EIO:once", "Input/output error"},
+        {"pwrite", "EINTR:once", NULL},
+    };
+    const size_t count = sizeof rows / sizeof rows[0];
+
+    for (size_t i = 0; i < (quick ? 3 : 3 * count); i++) {
+        const char *call = rows[i % count].call, *what = rows[i % count].fault, *error = rows[i % count].error;
+        long after = strchr(what, '=') ? 0 : (long)draw((uint64_t)calls(STATISTICS, call));
+        const char *fault = arena_printf(&world.arena, "%s:%s:after=%ld", call, what, after);
+        if (error)
+            fail_once(STATISTICS, thread_counts[draw(3)], fault, error, calls(STATISTICS, call) == 0);
+        else
+            pass_once(STATISTICS, fault);
+    }
+    /* The rename, and what is removed behind it. */
+    long any = calls(STATISTICS, "any");
+    for (long k = any - (quick ? 2 : 12); k < any; k++)
+        kill_once(STATISTICS, 2, arena_printf(&world.arena, "any:kill:after=%ld", k));
+    end_class("calibrate");
 }
 
 static void signal_class(void)
@@ -533,6 +579,7 @@ int main(int argc, char **argv)
     broken_class();
     lost_class();
     short_class();
+    statistics_class();
     signal_class();
     report_class();
     slow_class();

@@ -77,6 +77,8 @@ void scene_prepare(struct world *w, const struct command_line *c)
     if (!w->source_whole)
         copy_sample(w);
     w->source_whole = !c->deletes;
+    if (c->one_file)
+        must(dir_make(w->a, &e), &e);
     if (c->over_old)
         must(scene_run(w, &old_bundle, 1, NULL, NULL) == 0, &e);
 }
@@ -90,7 +92,7 @@ static const char *expand(struct world *w, const char *arg)
     if (!sign)
         return arg;
     const char *what = sign[1] == 'A' ? w->a : sign[1] == 'B' ? w->b : w->source;
-    return arena_printf(&w->arena, "%.*s%s", (int)(sign - arg), arg, what);
+    return arena_printf(&w->arena, "%.*s%s%s", (int)(sign - arg), arg, what, sign + 2);
 }
 
 static void redirect(const char *path, int flags, int to)
@@ -250,6 +252,8 @@ static const char *dir_untouched(struct world *w, const char *dir)
 
 const char *scene_untouched(struct world *w, const struct command_line *c)
 {
+    if (c->one_file)
+        return NULL; /* a file is under its final name by one rename: what it holds is looked at in the end */
     const char *wrong = c->over_old ? NULL : dir_untouched(w, w->a);
 
     /* The second is in place before the first begins, and until the first's stage is gone. */

@@ -18,6 +18,7 @@ struct command_line {
     const char *args[SCENE_ARGS_MAX];
     bool over_old; /* $A holds an older bundle, with other shards */
     bool deletes;  /* --delete-source: on a copy, confirmed */
+    bool one_file; /* $A is a folder that is there, and the output the file $A/stats */
 };
 
 struct world {
@@ -44,7 +45,8 @@ long scene_count(struct world *w, const struct command_line *c, const char *call
 /* What the destinations hold: a line for each file, path and SHA-256. In the world's arena. */
 const char *scene_look(struct world *w);
 const char *scene_said(struct world *w);
-/* A destination that may not be used holds nothing but a stage. NULL, or what is wrong. */
+/* A destination that may not be used holds nothing but a stage, or what an unfinished file has beside it. NULL, or what
+ * is wrong. */
 const char *scene_untouched(struct world *w, const struct command_line *c);
 
 #endif
