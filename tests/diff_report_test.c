@@ -91,21 +91,36 @@ TEST(diff_report, json_is_json_and_complete)
 }
 
 /* By libxml2's own tool, against the dialect of tests/fixtures/junit.xsd. */
+static void expect_schema(struct arena *a, const char *text)
+{
+    const char *path = path_join(a, ct_temp_dir(), "junit.xml");
+    struct err e = {0};
+
+    ASSERT_OK(file_write_whole(path, text, strlen(text), &e), e);
+    EXPECT_EQ_I64(0, system(arena_printf(a,
+                                         "xmllint --noout --nonet --schema tests/fixtures/junit.xsd '%s' "
+                                         "2>'%s.log' || { cat '%s.log'; false; }",
+                                         path, path, path)));
+}
+
 TEST(diff_report, junit_is_valid_against_the_schema)
 {
     if (system("command -v xmllint >/dev/null 2>&1") != 0)
         ct_skip("xmllint is not installed (libxml2-utils)");
     for (int kind = 0; kind < FIXTURE_COUNT; kind++) {
         struct arena a = {0};
-        struct err e = {0};
+        struct diff_report r;
+        struct buf error = {0};
         char *text = written(diff_print_junit, (enum diff_fixture)kind);
-        const char *path = path_join(&a, ct_temp_dir(), "junit.xml");
         ct_case("%s", diff_fixture_names[kind]);
-        ASSERT_OK(file_write_whole(path, text, strlen(text), &e), e);
-        EXPECT_EQ_I64(0, system(arena_printf(&a,
-                                             "xmllint --noout --nonet --schema tests/fixtures/junit.xsd '%s' "
-                                             "2>'%s.log' || { cat '%s.log'; false; }",
-                                             path, path, path)));
+        expect_schema(&a, text);
+        diff_fixture_make(&r, (enum diff_fixture)kind);
+        diff_print_junit_error(&r, "tensor '<a&b>\x1b\xff': offset 900 is past 512", &error);
+        expect_schema(&a, error.data);
+        EXPECT_TRUE(strncmp(error.data, DIFF_JUNIT_HEAD, strlen(DIFF_JUNIT_HEAD)) == 0);
+        EXPECT_TRUE(strncmp(text, DIFF_JUNIT_HEAD, strlen(DIFF_JUNIT_HEAD)) == 0);
+        diff_report_release(&r);
+        buf_release(&error);
         mem_free(text);
         arena_release(&a);
     }

@@ -88,6 +88,86 @@ TEST(pool, there_is_at_least_one_cpu)
     EXPECT_TRUE(pool_cpu_count() >= 1);
 }
 
+TEST(pool, runs_in_a_row_share_their_threads)
+{
+    for (unsigned round = 0; round < 3000; round++) {
+        struct tally t = {0};
+        size_t count = round % 9;
+
+        ASSERT_TRUE(pool_run(thread_counts[round % 3], count, count_job, &t, NULL));
+        ASSERT_EQ_U64(count, t.started);
+        for (size_t j = 0; j < count; j++)
+            ASSERT_EQ_U64(1, t.runs[j]);
+    }
+}
+
+/* Jobs that wait for each other: all threads are there at once. */
+static bool meet_job(void *ctx, size_t job, unsigned worker, struct err *e)
+{
+    struct tally *t = ctx;
+
+    (void)worker;
+    (void)e;
+    t->runs[job]++;
+    t->started++;
+    while (t->started < 4)
+        pause_ms(1);
+    return true;
+}
+
+TEST(pool, every_thread_asked_for_works)
+{
+    for (int round = 0; round < 20; round++) {
+        struct tally t = {0};
+        EXPECT_TRUE(pool_run(4, 4, meet_job, &t, NULL));
+        EXPECT_EQ_U64(4, t.started);
+    }
+}
+
+static bool run_job(void *ctx, size_t job, unsigned worker, struct err *e)
+{
+    struct tally t = {0};
+
+    (void)worker;
+    if (!pool_run(3, 20, count_job, &t, e))
+        return false;
+    ((struct tally *)ctx)->runs[job] += (unsigned)t.started;
+    return true;
+}
+
+TEST(pool, a_job_may_run_jobs)
+{
+    struct tally t = {0};
+    struct err e = {0};
+
+    EXPECT_OK(pool_run(3, 50, run_job, &t, &e), e);
+    for (size_t j = 0; j < 50; j++)
+        EXPECT_EQ_U64(20, t.runs[j]);
+}
+
+#ifndef __SANITIZE_THREAD__ /* which has no threads behind a fork */
+static int meet_in_child(void)
+{
+    struct tally t = {0};
+
+    alarm(20); /* where a thread of the parent's is waited for */
+    return pool_run(4, 4, meet_job, &t, NULL) && t.started == 4 ? 0 : 1;
+}
+
+TEST(pool, a_child_has_threads_of_its_own)
+{
+    struct tally t = {0};
+    int status = 0;
+
+    EXPECT_TRUE(pool_run(4, 4, meet_job, &t, NULL));
+    pid_t child = fork();
+    if (child == 0)
+        _exit(meet_in_child());
+    ASSERT_TRUE(child > 0 && waitpid(child, &status, 0) == child);
+    EXPECT_EQ_I64(0, WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+}
+#endif
+
 /* Signals, in a child: the flag cannot be taken back. */
 
 static bool raise_job(void *ctx, size_t job, unsigned worker, struct err *e)

@@ -47,14 +47,19 @@ static void put_candidate(const struct diff_report *r, const struct diff_candida
     buf_release(&words);
 }
 
+static void put_paths(const struct diff_report *r, struct buf *out)
+{
+    put_property(out, r->golden ? "golden" : "ref", r->ref);
+    for (size_t i = 0; i < r->candidate_count; i++)
+        put_property(out, i == 0 ? "cand" : "cand2", r->candidates[i].path);
+}
+
 static void put_properties(const struct diff_report *r, struct buf *out)
 {
     char text[WORD_TEXT];
 
     buf_puts(out, "    <properties>\n");
-    put_property(out, r->golden ? "golden" : "ref", r->ref);
-    for (size_t i = 0; i < r->candidate_count; i++)
-        put_property(out, i == 0 ? "cand" : "cand2", r->candidates[i].path);
+    put_paths(r, out);
     put_property(out, "text", r->text);
     snprintf(text, sizeof text, "%" PRIu64, r->tokens);
     put_property(out, "tokens", text);
@@ -98,6 +103,23 @@ static void put_case(const struct diff_report *r, const struct diff_check *c, st
     buf_release(&words);
 }
 
+static void put_head(struct buf *out, size_t tests, size_t failures, size_t errors)
+{
+    buf_printf(out, DIFF_JUNIT_HEAD "tests=\"%zu\" failures=\"%zu\" errors=\"%zu\" time=\"0\">\n", tests, failures,
+               errors);
+    buf_printf(out,
+               "  <testsuite name=\"quern diff\" tests=\"%zu\" failures=\"%zu\" errors=\"%zu\" skipped=\"0\" "
+               "time=\"0\">\n",
+               tests, failures, errors);
+}
+
+static void put_end(struct buf *out, const char *text)
+{
+    buf_puts(out, "    <system-out>");
+    markup_escape(out, text);
+    buf_puts(out, "</system-out>\n  </testsuite>\n</testsuites>\n");
+}
+
 void diff_print_junit(const struct diff_report *r, struct buf *out)
 {
     size_t tests = r->check_count ? r->check_count : 1, failed = 0;
@@ -105,21 +127,26 @@ void diff_print_junit(const struct diff_report *r, struct buf *out)
 
     for (size_t i = 0; i < r->check_count; i++)
         failed += !r->checks[i].ok;
-    buf_puts(out, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    buf_printf(out, "<testsuites name=\"quern diff\" tests=\"%zu\" failures=\"%zu\" errors=\"0\" time=\"0\">\n", tests,
-               failed);
-    buf_printf(out,
-               "  <testsuite name=\"quern diff\" tests=\"%zu\" failures=\"%zu\" errors=\"0\" skipped=\"0\" "
-               "time=\"0\">\n",
-               tests, failed);
+    put_head(out, tests, failed, 0);
     put_properties(r, out);
     for (size_t i = 0; i < r->check_count; i++)
         put_case(r, &r->checks[i], out);
     if (r->check_count == 0) /* readers complain about a suite without a case */
         buf_puts(out, "    <testcase classname=\"quern.diff\" name=\"compared, no thresholds given\" time=\"0\"/>\n");
     diff_print_text(r, &text);
-    buf_puts(out, "    <system-out>");
-    markup_escape(out, text.data);
-    buf_puts(out, "</system-out>\n  </testsuite>\n</testsuites>\n");
+    put_end(out, text.data);
     buf_release(&text);
+}
+
+void diff_print_junit_error(const struct diff_report *r, const char *message, struct buf *out)
+{
+    put_head(out, 1, 0, 1);
+    buf_puts(out, "    <properties>\n");
+    put_paths(r, out);
+    buf_puts(out, "    </properties>\n"
+                  "    <testcase classname=\"quern.diff\" name=\"comparison\" time=\"0\">\n"
+                  "      <error type=\"error\" message=\"");
+    markup_escape(out, message);
+    buf_puts(out, "\"/>\n    </testcase>\n");
+    put_end(out, message);
 }

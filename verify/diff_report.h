@@ -99,6 +99,10 @@ void diff_report_release(struct diff_report *r);
 void diff_print_text(const struct diff_report *r, struct buf *out);
 void diff_print_json(const struct diff_report *r, struct buf *out);
 void diff_print_junit(const struct diff_report *r, struct buf *out);
+/* Instead, when there was no comparison: one test case with the error. Of the report only the paths are looked at. */
+void diff_print_junit_error(const struct diff_report *r, const char *message, struct buf *out);
+/* What both begin with. */
+#define DIFF_JUNIT_HEAD "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"quern diff\" "
 void diff_print_markdown(const struct diff_report *r, struct buf *out);
 void diff_print_html(const struct diff_report *r, struct buf *out);
 
