@@ -36,7 +36,7 @@ static void write_facts(struct buf *out, struct calibrate *c)
     record_fact(out, "version", QUERN_VERSION);
     record_fact(out, "text", calibration_batch_text(c->options->batch, &c->saved.arena));
     record_fact(out, "losses", c->options->losses ? "measured" : "none");
-    record_fact(out, "kernels", c->kernel->name);
+    record_fact(out, "kernels", c->kernel->kernel_class);
     record_source_facts(out, &c->source->checkpoint);
     buf_puts(out, "end\n");
 }
