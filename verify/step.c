@@ -107,8 +107,8 @@ static bool walk(struct forward *f, struct cache *c, const uint32_t *ids, size_t
     bool ok = false;
 
     assert(count <= c->room - c->tokens && !f->options.by_slices);
-    if (!forward_check_dense(f, c->tokens + count, e) || !forward_begin(f, &b, e) || !forward_stream(f, &streams[0], e) || !forward_stream(f, &streams[1], e) ||
-        !forward_embed(f, &streams[0], e))
+    if (!forward_check_dense(f, c->tokens + count, e) || !forward_begin(f, &b, e) ||
+        !forward_stream(f, &streams[0], e) || !forward_stream(f, &streams[1], e) || !forward_embed(f, &streams[0], e))
         goto done;
     for (uint64_t i = 0; i < f->arch->layers; i++) {
         struct layer_run r = {.f = f,
