@@ -132,14 +132,11 @@ TEST(fingerprint, a_matrix_that_ends_within_a_block_is_read_by_slices)
     struct model ragged = models[MODEL_TINY];
     struct ckpt_maker m = {0};
     struct arena a = {0};
-    struct arch arch;
     struct err e = {0};
     const char *src = ct_temp_dir();
 
     ragged.kv_lora = 128; /* and 32 of rope: 160 rows */
-    m.config = model_config(&m.arena, &ragged);
-    ASSERT_OK(arch_parse(&arch, &m.arena, m.config, strlen(m.config), &e), e);
-    ckpt_model(&m, &arch, &support_fp8, NULL);
+    ASSERT_TRUE(support_model_of(&m, &ragged, &support_fp8));
     ckpt_write(&m, src);
     EXPECT_OK(support_convert(src, path_join(&a, ct_temp_dir(), "dst"), &c, &e), e);
     ckpt_release(&m);

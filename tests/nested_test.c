@@ -95,23 +95,14 @@ TEST(nested, an_outer_quantization_config_stays_outer_and_two_are_refused)
 
 /* ---- from end to end ---- */
 
-static bool only_experts(enum role role)
-{
-    return role == ROLE_EXPERT_GATE || role == ROLE_EXPERT_UP || role == ROLE_EXPERT_DOWN;
-}
-
 static void make_nested(struct ckpt_maker *m, const struct scheme *linear, const char *quantization)
 {
     struct model tiny = models[MODEL_TINY];
-    struct arch arch;
-    struct err e = {0};
 
     tiny.model_type = "kimi_k25";
     tiny.mtp = 0;
     tiny.quantization = quantization;
-    m->config = model_config(&m->arena, &tiny);
-    EXPECT_OK(arch_parse(&arch, &m->arena, m->config, strlen(m->config), &e), e);
-    ckpt_model(m, &arch, linear, linear->kind == SCHEME_INT4 ? only_experts : NULL);
+    EXPECT_TRUE(support_model_of(m, &tiny, linear));
 }
 
 static const char *put_nested(const struct scheme *linear, const char *quantization)

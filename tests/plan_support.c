@@ -39,12 +39,18 @@ static const char *quantization_of(const struct scheme *s)
 bool support_model(struct ckpt_maker *m, const struct scheme *linear)
 {
     struct model tiny = models[MODEL_TINY];
+
+    tiny.quantization = quantization_of(linear);
+    return support_model_of(m, &tiny, linear);
+}
+
+bool support_model_of(struct ckpt_maker *m, const struct model *of, const struct scheme *linear)
+{
     struct arch arch;
     struct err e = {0};
 
     *m = (struct ckpt_maker){0};
-    tiny.quantization = quantization_of(linear);
-    m->config = model_config(&m->arena, &tiny);
+    m->config = model_config(&m->arena, of);
     if (!arch_parse(&arch, &m->arena, m->config, strlen(m->config), &e))
         return ct_err(__FILE__, __LINE__, "arch_parse", &e, ERR_NONE, NULL);
     ckpt_model(m, &arch, linear, linear->kind == SCHEME_INT4 ? only_experts : NULL);

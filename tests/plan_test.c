@@ -59,7 +59,6 @@ TEST(plan, matrices_of_many_jobs_are_covered_once)
     static const char *const recipes[] = {"bf16", "fp8", "int4:g64:asym"};
     struct model wide = models[MODEL_TINY];
     struct ckpt_maker m = {0};
-    struct arch arch;
     struct err e = {0};
     const char *dir = ct_temp_dir();
 
@@ -67,9 +66,7 @@ TEST(plan, matrices_of_many_jobs_are_covered_once)
     wide.mtp = 0;
     wide.first_dense = 1;
     wide.intermediate = 70000; /* twice the weights of a job, and a bit; not a multiple of 128 */
-    m.config = model_config(&m.arena, &wide);
-    ASSERT_OK(arch_parse(&arch, &m.arena, m.config, strlen(m.config), &e), e);
-    ckpt_model(&m, &arch, &support_fp8, NULL);
+    ASSERT_TRUE(support_model_of(&m, &wide, &support_fp8));
     ckpt_write(&m, dir);
     for (size_t i = 0; i < sizeof recipes / sizeof recipes[0]; i++) {
         struct conversion_case c = {.recipe = recipes[i]};

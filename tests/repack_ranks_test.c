@@ -144,7 +144,6 @@ TEST(repack_ranks, shares_of_quantized_matrices_have_their_own_scales)
 {
     struct model wide = models[MODEL_TINY];
     struct ckpt_maker m = {0};
-    struct arch arch;
     struct repack_case c = {.target = {.mp = 2}};
     struct repacked r;
     struct arena a = {0};
@@ -155,9 +154,7 @@ TEST(repack_ranks, shares_of_quantized_matrices_have_their_own_scales)
     wide.heads = 8;
     wide.nope = 64;
     wide.v = 64;
-    m.config = model_config(&m.arena, &wide);
-    ASSERT_OK(arch_parse(&arch, &m.arena, m.config, strlen(m.config), &e), e);
-    ckpt_model(&m, &arch, &support_fp8, NULL);
+    ASSERT_TRUE(support_model_of(&m, &wide, &support_fp8));
     ckpt_write(&m, src);
     EXPECT_OK(support_repack(&r, src, dst, &c, &e), e);
     const struct tensor *down = checkpoint_find(&r.source.checkpoint, "model.layers.0.mlp.down_proj.weight");

@@ -228,7 +228,6 @@ TEST(repack, whole_pages_stay_aligned)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         struct model wide = models[MODEL_TINY];
         struct ckpt_maker m = {0};
-        struct arch arch;
         struct repack_case c = {.target = {.zones = cases[i].zones, .shard_bytes = 4000000}};
         struct repacked r;
         struct arena a = {0};
@@ -237,9 +236,7 @@ TEST(repack, whole_pages_stay_aligned)
         size_t aligned = 0, all = 0;
 
         wide.hidden = wide.moe_intermediate = 512;
-        m.config = model_config(&m.arena, &wide);
-        ASSERT_OK(arch_parse(&arch, &m.arena, m.config, strlen(m.config), &e), e);
-        ckpt_model(&m, &arch, cases[i].scheme, NULL);
+        ASSERT_TRUE(support_model_of(&m, &wide, cases[i].scheme));
         ckpt_write(&m, src);
         EXPECT_OK(repacked_open(&r, src, path_join(&a, ct_temp_dir(), "dst"), &c, &e), e);
         support_check_layout(&r.plan);

@@ -39,7 +39,6 @@ TEST(run, one_scale_for_a_matrix_of_several_jobs_is_written_once)
     struct model wide = models[MODEL_TINY];
     struct ckpt_maker m = {0};
     struct arena a = {0};
-    struct arch arch;
     struct err e = {0};
     const char *src = ct_temp_dir(), *dst = path_join(&a, ct_temp_dir(), "dst");
     char want[65], have[65];
@@ -48,9 +47,7 @@ TEST(run, one_scale_for_a_matrix_of_several_jobs_is_written_once)
     wide.mtp = 0;
     wide.first_dense = 1;
     wide.intermediate = 70000;
-    m.config = model_config(&m.arena, &wide);
-    ASSERT_OK(arch_parse(&arch, &m.arena, m.config, strlen(m.config), &e), e);
-    ckpt_model(&m, &arch, &support_fp8_tensor, NULL);
+    ASSERT_TRUE(support_model_of(&m, &wide, &support_fp8_tensor));
     ckpt_write(&m, src);
     ASSERT_OK(support_convert(src, dst, &c, &e), e);
     struct checkpoint from = {0}, to = {0};
