@@ -6,7 +6,7 @@
 #include "convert/bundle.h"
 #include "convert/calibration_rates.h"
 #include "convert/conversion_notes.h"
-#include "convert/coverage.h"
+#include "convert/conversion_results.h"
 #include "convert/finished.h"
 #include "convert/journal.h"
 #include "convert/measured.h"
@@ -17,7 +17,6 @@
 #include "convert/run.h"
 #include "convert/space.h"
 #include "convert/stage.h"
-#include "convert/summary.h"
 #include "convert/targets.h"
 #include "formats/base/file.h"
 #include "formats/base/log.h"
@@ -35,58 +34,6 @@ static bool check_configs(const struct plan *p, struct err *e)
             return err_in(e, "recipe '%s'", p->outputs[o].recipe->name);
     }
     return true;
-}
-
-/* ---- results ---- */
-
-static void print_output(const struct plan *p, size_t output, const struct run_result *result,
-                         const struct proof *proof)
-{
-    struct arena a = {0};
-    struct summary s;
-    char in[BYTES_TEXT], out[BYTES_TEXT];
-    const struct plan_output *o = &p->outputs[output];
-    const struct checkpoint *c = &p->source->checkpoint;
-
-    summary_make(&s, &a, p, o, result);
-    summary_print(&s, true);
-    printf("%s in %zu shard%s -> '%s': %s in %zu shard%s\n", bytes_text((double)c->tensor_bytes, in), c->shard_count,
-           plural(c->shard_count), o->dir, bytes_text((double)o->file_bytes, out), o->shard_count,
-           plural(o->shard_count));
-    if (p->report && output == 0)
-        printf("%s", p->report);
-    if (proof)
-        plan_print_proved(proof);
-    arena_release(&a);
-}
-
-static void print_coverage(const struct plan *p, const struct plan_output *o, const struct run_result *result)
-{
-    struct arena a = {0};
-    struct buf out = {0};
-    struct coverage coverage;
-
-    coverage_make(&coverage, &a, p, o, result);
-    coverage_print(&coverage, &out);
-    printf("\n%s\n", out.data);
-    buf_release(&out);
-    arena_release(&a);
-}
-
-/* proofs: NULL, when it was an earlier run that made them. */
-static void print_results(const struct conversion *c, const struct plan *p, const struct run_result *results,
-                          const struct proof *proofs)
-{
-    for (size_t o = 0; o < p->output_count; o++) {
-        const struct proof *proof = proofs ? &proofs[o] : NULL;
-        if (c->json)
-            plan_print_json(p, o, &results[o], proof, NULL, NULL, 0);
-        else {
-            if (results[o].calibrated)
-                print_coverage(p, &p->outputs[o], &results[o]);
-            print_output(p, o, &results[o], proof);
-        }
-    }
 }
 
 /* ---- the run ---- */
@@ -261,7 +208,7 @@ static bool convert(const struct conversion *c, struct plan *p, struct proof *pr
     bool keep = !ok && worth_keeping(p, &w, e);
 
     if (ok)
-        print_results(c, p, w.results, proofs);
+        conversion_print_results(c, p, w.results, proofs);
     else if (keep && w.opened)
         log_note("%zu of %zu jobs %s safe; the same command goes on from there", w.journal.jobs_durable, p->job_count,
                  is_are(w.journal.jobs_durable));
@@ -338,7 +285,7 @@ static bool end_finished(const struct conversion *c, struct plan *p, const struc
     log_note("'%s' is whole: the run before this one had ended but for its last steps", p->outputs[0].dir);
     if (!finished_end(p, c->delete_source, e))
         return false;
-    print_results(c, p, results, NULL);
+    conversion_print_results(c, p, results, NULL);
     return true;
 }
 
