@@ -65,6 +65,18 @@ static bool amx_usable(void)
     return avx512_usable() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_BF16) && (d & AMX_TILE) &&
            __get_cpuid_count(7, 1, &sub_a, &b, &c, &d) && (sub_a & AVX512_BF16) && tiles_permitted();
 }
+
+/* All but products of a forward pass. */
+#define AVX512_EXACT                                                                                                   \
+    .bf16_decode = bf16_decode_avx512, .bf16_encode = bf16_encode_avx512, .f16_decode = f16_decode_avx512,             \
+    .f16_encode = f16_encode_avx512, .f32_check = f32_check_avx512, .codes8_check = codes8_check_avx2,                 \
+    .codes16_check = codes16_check_avx2, .absmax = absmax_avx512, .e4m3_decode = e4m3_decode_avx512,                   \
+    .e4m3_encode = e4m3_encode_avx512, .e4m3_to_bf16 = e4m3_to_bf16_avx512, .e4m3_to_int4 = e4m3_to_int4_avx512,       \
+    .e5m2_decode = e5m2_decode_avx512, .e5m2_encode = e5m2_encode_avx512, .e8m0_decode = e8m0_decode_avx512,           \
+    .e2m1_decode = e2m1_decode_avx512, .e2m1_encode = e2m1_encode_avx512, .row_error = row_error_avx512,               \
+    .logits_pair = logits_pair_avx512, .int4_decode = int4_decode_avx512, .int4_absmax = int4_absmax_avx512,           \
+    .int4_search = int4_search_avx512, .tile_fma = tile_fma_avx512, .tile_row_fma = tile_row_fma_avx512,               \
+    .int4_nearest = int4_nearest_avx512, .feedback_step = feedback_step_avx512, .vec = &vecmath_avx512
 #endif
 
 static const struct kernel kernels[] = {
@@ -139,66 +151,14 @@ static const struct kernel kernels[] = {
         .name = "avx512",
         .kernel_class = KERNEL_EXACT,
         .usable = avx512_usable,
-        .bf16_decode = bf16_decode_avx512,
-        .bf16_encode = bf16_encode_avx512,
-        .f16_decode = f16_decode_avx512,
-        .f16_encode = f16_encode_avx512,
-        .f32_check = f32_check_avx512,
-        .codes8_check = codes8_check_avx2,
-        .codes16_check = codes16_check_avx2,
-        .absmax = absmax_avx512,
-        .e4m3_decode = e4m3_decode_avx512,
-        .e4m3_encode = e4m3_encode_avx512,
-        .e4m3_to_bf16 = e4m3_to_bf16_avx512,
-        .e4m3_to_int4 = e4m3_to_int4_avx512,
-        .e5m2_decode = e5m2_decode_avx512,
-        .e5m2_encode = e5m2_encode_avx512,
-        .e8m0_decode = e8m0_decode_avx512,
-        .e2m1_decode = e2m1_decode_avx512,
-        .e2m1_encode = e2m1_encode_avx512,
-        .row_error = row_error_avx512,
-        .logits_pair = logits_pair_avx512,
-        .int4_decode = int4_decode_avx512,
-        .int4_absmax = int4_absmax_avx512,
-        .int4_search = int4_search_avx512,
-        .tile_fma = tile_fma_avx512,
-        .tile_row_fma = tile_row_fma_avx512,
-        .int4_nearest = int4_nearest_avx512,
-        .feedback_step = feedback_step_avx512,
-        .vec = &vecmath_avx512,
+        AVX512_EXACT,
         .gemm = &gemm_avx512,
     },
     {
         .name = "amx",
         .kernel_class = KERNEL_AMX,
         .usable = amx_usable,
-        .bf16_decode = bf16_decode_avx512,
-        .bf16_encode = bf16_encode_avx512,
-        .f16_decode = f16_decode_avx512,
-        .f16_encode = f16_encode_avx512,
-        .f32_check = f32_check_avx512,
-        .codes8_check = codes8_check_avx2,
-        .codes16_check = codes16_check_avx2,
-        .absmax = absmax_avx512,
-        .e4m3_decode = e4m3_decode_avx512,
-        .e4m3_encode = e4m3_encode_avx512,
-        .e4m3_to_bf16 = e4m3_to_bf16_avx512,
-        .e4m3_to_int4 = e4m3_to_int4_avx512,
-        .e5m2_decode = e5m2_decode_avx512,
-        .e5m2_encode = e5m2_encode_avx512,
-        .e8m0_decode = e8m0_decode_avx512,
-        .e2m1_decode = e2m1_decode_avx512,
-        .e2m1_encode = e2m1_encode_avx512,
-        .row_error = row_error_avx512,
-        .logits_pair = logits_pair_avx512,
-        .int4_decode = int4_decode_avx512,
-        .int4_absmax = int4_absmax_avx512,
-        .int4_search = int4_search_avx512,
-        .tile_fma = tile_fma_avx512,
-        .tile_row_fma = tile_row_fma_avx512,
-        .int4_nearest = int4_nearest_avx512,
-        .feedback_step = feedback_step_avx512,
-        .vec = &vecmath_avx512,
+        AVX512_EXACT,
         .gemm = &gemm_amx,
     },
 #endif
