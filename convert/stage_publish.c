@@ -71,19 +71,24 @@ static bool is_shard_name(const char *name)
 }
 
 /* Shards of the bundle that stands in DST: named by its index, never guessed. */
-static void list_old_shards(struct stage *s, struct buf *list)
+static bool list_old_shards(struct stage *s, struct buf *list, struct err *e)
 {
     const char *index = path_join(&s->arena, s->dst, INDEX_NAME);
     struct json_doc d = {0};
-    struct err ignored = {0};
+    struct err why = {0};
     const char *last = "";
 
     if (!path_exists(index)) {
         list_add(list, '-', "model.safetensors");
-        return;
+        return true;
     }
-    if (!json_load(&d, index, CHECKPOINT_INDEX_BYTES_MAX, JSON_STRICT, &ignored))
-        return; /* not an index we understand: nothing is removed on its word */
+    if (!json_load(&d, index, CHECKPOINT_INDEX_BYTES_MAX, JSON_STRICT, &why)) {
+        if (why.code != ERR_IO)
+            return true; /* not an index we understand: nothing is removed on its word */
+        if (e)
+            *e = why;
+        return false;
+    }
     const struct json *map = json_get(d.root, "weight_map");
     for (const struct json *m = map ? json_first(map) : NULL; m; m = json_next(m)) {
         const char *name = json_string(m);
@@ -94,6 +99,7 @@ static void list_old_shards(struct stage *s, struct buf *list)
             list_add(list, '-', name);
     }
     json_release(&d);
+    return true;
 }
 
 static bool moves_up(const char *name)
@@ -105,8 +111,8 @@ static bool list_make(struct stage *s, struct buf *list, char *const *names, siz
 {
     if (s->publishing && !list_load(s, list, e))
         return false;
-    if (!s->publishing)
-        list_old_shards(s, list);
+    if (!s->publishing && !list_old_shards(s, list, e))
+        return false;
     for (size_t i = 0; i < count; i++)
         if (moves_up(names[i]) && (!s->publishing || !list_has(list, '+', names[i])))
             list_add(list, '+', names[i]);

@@ -294,6 +294,8 @@ static void broken_class(void)
                   arena_printf(&world.arena, "%s:EIO:once:after=%ld", where[i % 8].call, after), "Input/output error",
                   where[i % 8].may_pass);
     }
+    /* What may go is what the old bundle's index names: where that cannot be read, nothing does. */
+    fail_once(OVER, 2, "pread:EIO:once:path=/a/model.safetensors.index", "Input/output error", false);
     end_class("broken disk");
 }
 
