@@ -236,10 +236,12 @@ static bool run_round_input(void *ctx, size_t first, size_t count, unsigned work
 /* Slices have room for the fewest. */
 static uint64_t job_rows(const struct crew *c, const struct matrix *w, size_t token_jobs)
 {
-    uint64_t least = round_up(LINEAR_ROWS, scheme_row_multiple(&w->coded.scheme)), rows = w->coded.rows;
-    uint64_t row_jobs = ((uint64_t)c->threads * JOBS_EACH + token_jobs - 1) / (token_jobs ? token_jobs : 1);
+    uint64_t least = round_up(LINEAR_ROWS, scheme_row_multiple(&w->coded.scheme));
 
-    return w->source || row_jobs == 0 ? least : round_up((rows + row_jobs - 1) / row_jobs, least);
+    if (w->source || token_jobs == 0)
+        return least;
+    uint64_t row_jobs = ((uint64_t)c->threads * JOBS_EACH + token_jobs - 1) / token_jobs;
+    return round_up((w->coded.rows + row_jobs - 1) / row_jobs, least);
 }
 
 bool crew_linear(const struct crew *c, const struct matrix *w, const float *x, size_t x_stride, size_t tokens, float *y,
